@@ -1,0 +1,77 @@
+"""Network namespaces that we make and remove: the hosts of the lab and of the tests.
+
+Names carry the maker's prefix, so that what a crashed run left behind can be found and removed.
+`Namespace.popen` enters only the network namespace (nsenter, not `ip netns exec`, which would hide
+bpffs and the cgroups).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def ip(*words: str, netns: str | None = None) -> str:
+    """Run iproute2; its standard output. Raises CalledProcessError with stderr in the notes."""
+    command = ["ip", *(("-n", netns) if netns else ()), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Namespace:
+    """One host: a named network namespace with `lo` up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = Path("/run/netns") / name
+
+    def create(self) -> Namespace:
+        ip("netns", "add", self.name)
+        ip("link", "set", "lo", "up", netns=self.name)
+        return self
+
+    def delete(self) -> None:
+        if self.path.exists():
+            ip("netns", "del", self.name)
+
+    def __enter__(self) -> Namespace:
+        return self.create()
+
+    def __exit__(self, *_: object) -> None:
+        self.delete()
+
+    def ip(self, *words: str) -> str:
+        return ip(*words, netns=self.name)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """`command`, to be run inside."""
+        return ["nsenter", f"--net={self.path}", "--", *command]
+
+    def run(self, *command: str, check: bool = True, timeout: float = 30) -> str:
+        done = subprocess.run(
+            self.command(command), capture_output=True, text=True, check=False, timeout=timeout
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{self.name}: {' '.join(command)}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def popen(self, *command: str, **options: Any) -> subprocess.Popen[Any]:
+        return subprocess.Popen(self.command(command), **options)
+
+    def sysctl(self, **settings: int | str) -> None:
+        """Settings by name with `__` for a dot: `net__ipv4__ip_forward=1`."""
+        for key, value in settings.items():
+            name = key.replace("__", "/")
+            self.run("sh", "-c", 'printf %s "$2" >"/proc/sys/$1"', "sh", name, str(value))
+
+
+def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
+    """A cable between two hosts, both ends up."""
+    ip("link", "add", a_name, "netns", a.name, "type", "veth",
+       "peer", "name", b_name, "netns", b.name)  # fmt: skip
+    a.ip("link", "set", a_name, "up")
+    b.ip("link", "set", b_name, "up")

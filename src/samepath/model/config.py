@@ -1,0 +1,175 @@
+"""What an operator writes: `gateway.yaml` and `agent.yaml`.
+
+Plain structs; the reading (file, YAML, line of an error) is `samepath.model.documents`. Every field
+has its unit in its name and its default here, and nowhere else. Unknown fields are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from samepath.model.net import Family, PrefixSet, parse_address, parse_prefix
+
+Kind = Literal["services", "pods", "routes"]
+"""What a prefix means to us: a service IP (resilient table), a node's pod block (plain route,
+reflected), or any other route, such as a default route (plain route)."""
+
+
+class Import(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Which prefixes a neighbour may advertise to us. What is in none of the lists is refused."""
+
+    services: list[str] = []
+    pods: list[str] = []
+    routes: list[str] = []
+    max_prefixes: int = 10_000
+    """Accepted prefixes per session and family; those beyond are refused with a reason."""
+
+    def __post_init__(self) -> None:
+        for texts in (self.services, self.pods, self.routes):
+            PrefixSet(texts)
+        _positive("max_prefixes", self.max_prefixes)
+
+
+class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A BGP neighbour by `address`, or all neighbours within the prefix `range` (passive)."""
+
+    address: str | None = None
+    range: str | None = None
+    remote_as: int
+    port: int = 179
+    local_address: str | None = None
+    passive: bool = False
+    """Wait for the neighbour to connect. Neighbours by range are always passive."""
+    families: list[Literal["ipv4", "ipv6"]] = ["ipv4", "ipv6"]
+    hold_time_s: int = 90
+    """RFC 4271 §4.2: 0 or at least 3. Keepalives are sent every third of the agreed time."""
+    connect_retry_s: int = 5
+    graceful_restart_s: int = 120
+    """Restart time that we announce (RFC 4724); 0 switches graceful restart off."""
+    max_sessions: int = 1024
+    """For a range: how many neighbours may be connected at once."""
+    import_: Import = msgspec.field(name="import", default_factory=Import)
+    export: list[Literal["services", "pods", "default"]] = []
+    """What we advertise to this neighbour. Gateway: learned services (next hop self), the nodes'
+    pod blocks (next hop unchanged, reflected), a default route to ourselves. An agent advertises
+    its own services and pod block to every neighbour, and leaves this empty."""
+
+    def __post_init__(self) -> None:
+        if (self.address is None) == (self.range is None):
+            raise ValueError("a neighbour has either `address` or `range`")
+        if self.address is not None:
+            parse_address(self.address)
+        if self.range is not None:
+            parse_prefix(self.range)
+        if self.local_address is not None:
+            parse_address(self.local_address)
+        if (self.hold_time_s and self.hold_time_s < 3) or self.hold_time_s > 65535:
+            raise ValueError(f"hold_time_s: 0, or 3 to 65535, not {self.hold_time_s}")
+        if not 0 <= self.graceful_restart_s <= 4095:
+            raise ValueError(f"graceful_restart_s: 0 to 4095, not {self.graceful_restart_s}")
+        _as_number("remote_as", self.remote_as)
+        _positive("connect_retry_s", self.connect_retry_s)
+        _positive("max_sessions", self.max_sessions)
+        if not self.families:
+            raise ValueError("families: at least one of ipv4, ipv6")
+
+    @property
+    def name(self) -> str:
+        """The key of this neighbour in a configuration: its address or range."""
+        return self.address or self.range or ""
+
+    @property
+    def address_families(self) -> tuple[Family, ...]:
+        return tuple(f for f in Family if f.label in self.families)
+
+
+class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The part that gateway and agent share."""
+
+    router_id: str
+    """An IPv4 address, RFC 6286."""
+    local_as: int = msgspec.field(name="as")
+    listen: list[str] = []
+    """Addresses to accept neighbours on; empty: none are accepted, we only connect."""
+    listen_port: int = 179
+    next_hops: list[str] = []
+    """Our own addresses as next hops, at most one a family; left out: the session's local address
+    and, for the other family, the first global address of the same interface."""
+    neighbors: list[Neighbor]
+    run_dir: str = "/run/samepath"
+    """Where the control socket lives; created with mode 0700."""
+
+    def __post_init__(self) -> None:
+        if len(parse_address(self.router_id)) != 4:
+            raise ValueError(f"router_id: an IPv4 address, not {self.router_id}")
+        _as_number("as", self.local_as)
+        for text in (*self.listen, *self.next_hops):
+            parse_address(text)
+        names = [n.name for n in self.neighbors]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"neighbors: {name} stands twice")
+
+
+class GatewayConfig(Bgp, frozen=True, kw_only=True):
+    buckets: int = 1021
+    """Buckets of a table, 1 to 4093; the same on all gateways of a tier; never follows
+    the members."""
+    hash_seed: int
+    """net.ipv4.fib_multipath_hash_seed: non-zero, the same on all gateways of a tier."""
+    idle_timer_s: float = 120.0
+    """A bucket without a packet for so long may move to its new owner."""
+    move_deadline_s: float | None = None
+    """A busy bucket moves after so long all the same; none: never."""
+    dataplane: Literal["kernel", "plain"] = "kernel"
+    """`plain` is the kernel's own mpath group rebuilt on each change: the control of the lab."""
+    expected_peers: int = 0
+    """With an empty kernel: in sync when so many neighbours have sent End-of-RIB."""
+    selection_deferral_s: float = 60.0
+    """In sync at the latest after so long."""
+    route_metric: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.buckets <= 4093:
+            raise ValueError(f"buckets: 1 to 4093, not {self.buckets}")
+        if not 1 <= self.hash_seed <= 0xFFFFFFFF:
+            raise ValueError("hash_seed: 1 to 4294967295")
+        _positive("idle_timer_s", self.idle_timer_s)
+
+
+class Advertise(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    load_balancer_ips: bool = True
+    external_ips: bool = True
+    cluster_ips: bool = False
+
+
+class AgentConfig(Bgp, frozen=True, kw_only=True):
+    node: str
+    """The name of our Node object."""
+    manifests: str
+    """A folder of Kubernetes manifests (*.yaml, *.yml, *.json)."""
+    advertise: Advertise = msgspec.field(default_factory=Advertise)
+    service_proxy: Literal["nftables", "none"] = msgspec.field(
+        name="serviceProxy", default="nftables"
+    )
+    drain_deadline_s: float = 300.0
+    """A draining service is withdrawn when no flow is left, or after so long."""
+    pod_cidrs: list[str] = []
+    """Left out: `spec.podCIDRs` of our Node."""
+    cluster_cidrs: list[str] = []
+    """All pods' addresses: traffic from them to a service may use any endpoint. Left out: the pod
+    blocks of all Nodes."""
+    route_metric: int = 10
+
+
+def _positive(name: str, value: float) -> None:
+    if value <= 0:
+        raise ValueError(f"{name}: more than 0, not {value}")
+
+
+def _as_number(name: str, value: int) -> None:
+    if not 1 <= value <= 4294967294:
+        raise ValueError(f"{name}: 1 to 4294967294, not {value}")

@@ -1,0 +1,32 @@
+"""The numbers by which we recognise what we made, in the kernel and after any crash.
+
+Marked before it is made; `is_ours` is asked before anything is deleted (docs/ARCHITECTURE.md).
+"""
+
+PROTOCOL = 83
+"""rtm_protocol, nh_protocol and IFA_PROTO of all that is ours."""
+
+REPLICA_BASE = 0x53000000
+REPLICAS_PER_SLOT = 4096
+"""One member slot has room for the replicas of the largest table."""
+SLOTS = 4095
+
+GROUP_BASE = 0x54000000
+GROUP_END = 0x55000000
+
+
+def replica_id(slot: int, replica: int) -> int:
+    assert 0 <= slot < SLOTS and 0 <= replica < REPLICAS_PER_SLOT
+    return REPLICA_BASE + slot * REPLICAS_PER_SLOT + replica
+
+
+def slot_of(nexthop_id: int) -> int:
+    return (nexthop_id - REPLICA_BASE) // REPLICAS_PER_SLOT
+
+
+def is_replica(nexthop_id: int) -> bool:
+    return REPLICA_BASE <= nexthop_id < REPLICA_BASE + SLOTS * REPLICAS_PER_SLOT
+
+
+def is_group(nexthop_id: int) -> bool:
+    return GROUP_BASE <= nexthop_id < GROUP_END
