@@ -16,7 +16,8 @@ GROUP_END = 0x55000000
 
 
 def replica_id(slot: int, replica: int) -> int:
-    assert 0 <= slot < SLOTS and 0 <= replica < REPLICAS_PER_SLOT
+    assert 0 <= slot < SLOTS
+    assert 0 <= replica < REPLICAS_PER_SLOT
     return REPLICA_BASE + slot * REPLICAS_PER_SLOT + replica
 
 
