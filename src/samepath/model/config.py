@@ -42,7 +42,9 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     local_address: str | None = None
     passive: bool = False
     """Wait for the neighbour to connect. Neighbours by range are always passive."""
-    families: list[Literal["ipv4", "ipv6"]] = ["ipv4", "ipv6"]
+    families: list[Literal["ipv4", "ipv6"]] = msgspec.field(
+        default_factory=lambda: ["ipv4", "ipv6"]
+    )
     hold_time_s: int = 90
     """RFC 4271 §4.2: 0 or at least 3. Keepalives are sent every third of the agreed time."""
     connect_retry_s: int = 5
