@@ -1,0 +1,350 @@
+"""Every path of every peer, and the set of equal best paths of every prefix.
+
+The sessions' owner writes (announce, withdraw, peer up and down, End-of-RIB); the program reads
+(`take_changed`, then `paths`). One table a family maps a prefix to its `PathSet`, which holds the
+paths of all peers: the Adj-RIB-In of a peer is the view of that table through the peer's key. Sets
+are shared: prefixes with the same paths have the same set object, so an UPDATE's block of prefixes
+moves from one set to the next with one computation and a few dictionary operations that run over
+whole blocks. No object is made for a prefix.
+
+Graceful restart lives here, too. When a peer's session ends and its paths may stay, its prefixes
+are only noted as stale; the paths stand unchanged, and whoever reads sees nothing. A stale path
+that is advertised again with the same attributes is the same object, so that is no change either.
+A second loss of the session removes what was stale already, as RFC 4724 demands.
+
+Not done: add-path (one path a peer and prefix), choosing one of several equals.
+
+RFC 4271 §3.2, §9.1; RFC 4724 §4.2; RFC 7313 §4.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, ItemsView, Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from weakref import WeakValueDictionary
+
+from samepath.bgp.attributes import PathAttributes
+from samepath.bgp.decision import Path, equal_best
+from samepath.bgp.policy import ImportRule, Own, PeerKey, Reason, Refusal, why_refused
+from samepath.model.config import Kind
+from samepath.model.net import Family, Nlri
+
+__all__ = ["Counts", "Path", "PathSet", "PeerKey", "Refusal", "Rib"]
+
+REFUSALS_KEPT = 1_000
+"""Refusals with their reason, per peer; further ones are only counted."""
+
+STEPS_KEPT = 512
+"""Remembered (set, path) -> set; then the memory starts afresh."""
+
+_peer_of = attrgetter("peer")
+
+
+class PathSet:
+    """The paths to a prefix. Interned: the same paths are the same object."""
+
+    __slots__ = ("__weakref__", "best", "paths")
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self.paths = paths
+        """At least one, one a peer, sorted by peer."""
+        self.best = equal_best(paths)
+
+    def of(self, peer: PeerKey) -> Path | None:
+        """The path that `peer` told."""
+        at = bisect_left(self.paths, peer, key=_peer_of)
+        if at < len(self.paths) and self.paths[at].peer == peer:
+            return self.paths[at]
+        return None
+
+    def __repr__(self) -> str:
+        return f"PathSet({len(self.best)} of {len(self.paths)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One peer's prefixes of one family."""
+
+    accepted: int
+    stale: int
+    refused: int
+    """Prefixes refused since the session came up, each time that they came."""
+
+
+class _Peer:
+    """What we know of a peer besides its paths."""
+
+    __slots__ = ("accepted", "external", "key", "refusals", "refused", "router_id", "rule", "stale")
+
+    def __init__(self, key: PeerKey, external: bool, router_id: int, rule: ImportRule) -> None:
+        self.key = key
+        self.external = external
+        self.router_id = router_id
+        self.rule = rule
+        self.accepted = dict.fromkeys(Family, 0)
+        self.refused = dict.fromkeys(Family, 0)
+        self.refusals: dict[tuple[Family, Nlri], Refusal] = {}
+        self.stale: dict[Family, set[Nlri]] = {f: set() for f in Family}
+
+    def forget_refusals(self) -> None:
+        self.refused = dict.fromkeys(Family, 0)
+        self.refusals.clear()
+
+
+class Rib:
+    def __init__(self, own: Own) -> None:
+        self.own = own
+        self._tables: dict[Family, dict[Nlri, PathSet]] = {f: {} for f in Family}
+        self._changed: dict[Family, set[Nlri]] = {f: set() for f in Family}
+        self._peers: dict[PeerKey, _Peer] = {}
+        self._known_paths: WeakValueDictionary[tuple[object, ...], Path] = WeakValueDictionary()
+        self._known_sets: WeakValueDictionary[tuple[Path, ...], PathSet] = WeakValueDictionary()
+        self._steps: dict[tuple[PathSet | None, Path], PathSet] = {}
+
+    # What the program reads.
+
+    def paths(self, family: Family, nlri: Nlri) -> PathSet | None:
+        return self._tables[family].get(nlri)
+
+    def items(self, family: Family) -> ItemsView[Nlri, PathSet]:
+        """All prefixes with their paths: a live view, not a copy."""
+        return self._tables[family].items()
+
+    def take_changed(self) -> dict[Family, set[Nlri]]:
+        """The prefixes whose best set may have changed, or which came or went, since asked last.
+
+        A prefix that changed and changed back in between is named as well.
+        """
+        changed = self._changed
+        self._changed = {f: set() for f in Family}
+        return changed
+
+    @property
+    def is_changed(self) -> bool:
+        return any(self._changed.values())
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        return tuple(r for peer in self._peers.values() for r in peer.refusals.values())
+
+    def counts(self, peer: PeerKey, family: Family) -> Counts:
+        state = self._peers.get(peer)
+        if state is None:
+            return Counts(0, 0, 0)
+        return Counts(state.accepted[family], len(state.stale[family]), state.refused[family])
+
+    # What the sessions write.
+
+    def peer_up(
+        self,
+        peer: PeerKey,
+        *,
+        external: bool,
+        router_id: int,
+        rule: ImportRule,
+        keep: Collection[Family] = (),
+    ) -> None:
+        """A session is established. Stale paths of families not in `keep` go (RFC 4724 §4.2)."""
+        state = self._peers.get(peer)
+        if state is None:
+            self._peers[peer] = _Peer(peer, external, router_id, rule)
+            return
+        for family in Family:
+            if family not in keep:
+                self.end_of_rib(peer, family)
+        state.external, state.router_id, state.rule = external, router_id, rule
+        state.forget_refusals()
+
+    def peer_down(self, peer: PeerKey, keep: Collection[Family] = ()) -> None:
+        """The session is gone. Its paths of families in `keep` stay as stale ones, all others go;
+        so do those that had been stale before."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        for family in Family:
+            self._remove(state, family, state.stale[family])
+            held = self._held_by(state, family)
+            if family in keep:
+                state.stale[family] = set(held)
+            else:
+                self._remove(state, family, held)
+        state.forget_refusals()
+        if not any(state.accepted.values()):
+            del self._peers[peer]
+
+    def begin_refresh(self, peer: PeerKey, family: Family) -> None:
+        """The peer is about to send everything again: what it leaves out will go (RFC 7313 §4)."""
+        state = self._peers[peer]
+        state.stale[family].update(self._held_by(state, family))
+
+    def end_of_rib(self, peer: PeerKey, family: Family) -> None:
+        """The peer has sent all: what is still stale goes (RFC 4724 §4.2, RFC 7313 §4)."""
+        state = self._peers.get(peer)
+        if state is not None and state.stale[family]:
+            self._remove(state, family, state.stale[family])
+
+    def drop_stale(self, peer: PeerKey) -> None:
+        """The restart timer has expired: all that is stale goes."""
+        for family in Family:
+            self.end_of_rib(peer, family)
+
+    def forget_peer(self, peer: PeerKey) -> None:
+        """Nothing of the peer remains, stale or not."""
+        self.peer_down(peer)
+
+    def reimport(self, peer: PeerKey, rule: ImportRule) -> None:
+        """Apply a changed rule to what the peer has told. What had been refused before is not
+        known here: ask the peer for a route refresh as well."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        state.rule = rule
+        state.forget_refusals()
+        for family in Family:
+            told: dict[PathAttributes, list[Nlri]] = defaultdict(list)
+            table = self._tables[family]
+            for nlri in self._held_by(state, family):
+                path = table[nlri].of(peer)
+                assert path is not None
+                told[path.attributes].append(nlri)
+            stale = set(state.stale[family])
+            for attributes, nlris in told.items():
+                self.announce(peer, family, nlris, attributes)
+            state.stale[family] = {n for n in stale if self._holds(state, family, n)}
+
+    def announce(
+        self, peer: PeerKey, family: Family, nlris: Sequence[Nlri], attributes: PathAttributes
+    ) -> None:
+        state = self._peers[peer]
+        reason = why_refused(attributes, self.own)
+        if reason is not None:
+            self._refuse(state, family, nlris, reason)
+            return
+        for kind, block in state.rule.classify(family, nlris):
+            if kind is None:
+                self._refuse(state, family, block, Reason.NOT_ALLOWED)
+            else:
+                self._put(state, family, block, self._path(state, attributes, kind))
+
+    def withdraw(self, peer: PeerKey, family: Family, nlris: Iterable[Nlri]) -> None:
+        state = self._peers[peer]
+        nlris = tuple(nlris)
+        if state.refusals:
+            for nlri in nlris:
+                state.refusals.pop((family, nlri), None)
+        self._remove(state, family, nlris)
+
+    # How it is done: a block of prefixes at a time, parted by their present set.
+
+    def _put(self, state: _Peer, family: Family, nlris: Sequence[Nlri], path: Path) -> None:
+        table = self._tables[family]
+        if state.stale[family]:
+            state.stale[family].difference_update(nlris)
+        if state.refusals:
+            for nlri in nlris:
+                state.refusals.pop((family, nlri), None)
+        for old, block in _by_set(table, nlris):
+            new = self._with(old, path)
+            if new is old:
+                continue
+            moved = dict.fromkeys(block, new)
+            if old is None or old.of(path.peer) is None:
+                room = max(state.rule.max_prefixes - state.accepted[family], 0)
+                if len(moved) > room:
+                    self._note_refused(state, family, list(moved)[room:], Reason.TOO_MANY)
+                    moved = dict.fromkeys(list(moved)[:room], new)
+                state.accepted[family] += len(moved)
+            table.update(moved)
+            if old is None or old.best != new.best:
+                self._changed[family].update(moved)
+
+    def _remove(self, state: _Peer, family: Family, nlris: Collection[Nlri]) -> None:
+        table = self._tables[family]
+        for old, block in _by_set(table, tuple(nlris)):
+            if old is None or old.of(state.key) is None:
+                continue
+            left = tuple(p for p in old.paths if p.peer != state.key)
+            block = tuple(dict.fromkeys(block))
+            state.accepted[family] -= len(block)
+            if left:
+                new = self._set(left)
+                table.update(dict.fromkeys(block, new))
+                if old.best != new.best:
+                    self._changed[family].update(block)
+            else:
+                for nlri in block:
+                    del table[nlri]
+                self._changed[family].update(block)
+        state.stale[family].difference_update(tuple(nlris))
+
+    def _refuse(self, state: _Peer, family: Family, nlris: Sequence[Nlri], reason: Reason) -> None:
+        # A refused path replaces an accepted one as much as a good one would (RFC 4271 §3.1).
+        self._remove(state, family, nlris)
+        self._note_refused(state, family, nlris, reason)
+
+    def _note_refused(
+        self, state: _Peer, family: Family, nlris: Sequence[Nlri], reason: Reason
+    ) -> None:
+        state.refused[family] += len(nlris)
+        for nlri in nlris:
+            key = (family, nlri)
+            if key in state.refusals or len(state.refusals) < REFUSALS_KEPT:
+                state.refusals[key] = Refusal(state.key, family, nlri, reason)
+
+    def _holds(self, state: _Peer, family: Family, nlri: Nlri) -> bool:
+        held = self._tables[family].get(nlri)
+        return held is not None and held.of(state.key) is not None
+
+    def _held_by(self, state: _Peer, family: Family) -> list[Nlri]:
+        """The peer's accepted prefixes: its Adj-RIB-In."""
+        if not state.accepted[family]:
+            return []
+        table = self._tables[family]
+        theirs = {s for s in set(table.values()) if s.of(state.key) is not None}
+        return [nlri for nlri, held in table.items() if held in theirs]
+
+    def _path(self, state: _Peer, attributes: PathAttributes, kind: Kind) -> Path:
+        key = (state.key, attributes, kind, state.external, state.router_id)
+        path = self._known_paths.get(key)
+        if path is None:
+            path = Path(state.key, attributes, kind, state.external, state.router_id)
+            self._known_paths[key] = path
+        return path
+
+    def _set(self, paths: tuple[Path, ...]) -> PathSet:
+        known = self._known_sets.get(paths)
+        if known is None:
+            known = self._known_sets[paths] = PathSet(paths)
+        return known
+
+    def _with(self, old: PathSet | None, path: Path) -> PathSet:
+        """`old` with `path` in place of its peer's former one."""
+        step = (old, path)
+        new = self._steps.get(step)
+        if new is None:
+            if old is None:
+                new = self._set((path,))
+            else:
+                at = bisect_left(old.paths, path.peer, key=_peer_of)
+                after = at + (at < len(old.paths) and old.paths[at].peer == path.peer)
+                new = self._set((*old.paths[:at], path, *old.paths[after:]))
+            if len(self._steps) >= STEPS_KEPT:
+                self._steps.clear()
+            self._steps[step] = new
+        return new
+
+
+def _by_set(
+    table: dict[Nlri, PathSet], nlris: Sequence[Nlri]
+) -> Iterable[tuple[PathSet | None, Sequence[Nlri]]]:
+    """The block, parted by the prefixes' present sets; mostly they have one and the same."""
+    held = list(map(table.get, nlris))
+    distinct = set(held)
+    if len(distinct) == 1:
+        return ((distinct.pop(), nlris),)
+    parts: defaultdict[PathSet | None, list[Nlri]] = defaultdict(list)
+    for old, nlri in zip(held, nlris, strict=True):
+        parts[old].append(nlri)
+    return parts.items()
