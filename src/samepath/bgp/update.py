@@ -1,0 +1,424 @@
+"""The UPDATE message: prefixes that are reached or withdrawn, and what is said of them.
+
+Called through `samepath.bgp.message`. In order: the fields are found, the multiprotocol attributes
+taken out, the other attributes read (remembered by their octets), the prefixes read (remembered by
+theirs); then the faults decide which prefixes are reached and which are treated as withdrawn.
+
+An UPDATE without multiprotocol attributes whose attributes have been seen before, and without a
+fault, takes the short way at the head of `decode_update`; it gives what the long way gives.
+
+`Reach`, `Withdrawal` and `Update` are msgspec structs and not dataclasses, because one of each is
+made for every UPDATE, and a frozen dataclass takes six times as long to make.
+
+Not done: next hops that are wrong only for us (our own address, another subnet) are the RIB's and
+the session's to judge; so is an AS_PATH that does not begin with the peer's AS.
+
+Standards: RFC 4271 §4.3 and §6.3, RFC 4760 §3 and §4, RFC 2545 §3, RFC 4724 §2, RFC 7606, RFC 8654.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from samepath.bgp.attribute_decoder import (
+    EXTENDED_LENGTH,
+    OPTIONAL,
+    TRANSITIVE,
+    ParsedAttributes,
+    RawAttribute,
+    decode_attributes,
+    remembered,
+    take_mp,
+    why_no_host,
+)
+from samepath.bgp.attribute_encoder import encode_attributes
+from samepath.bgp.attributes import Attribute, PathAttributes
+from samepath.bgp.capabilities import SAFI_UNICAST, encode_afi, family_of_afi
+from samepath.bgp.errors import Action, Code, PeerError, Problem, UpdateError
+from samepath.bgp.nlri import blocks, decode_nlri
+from samepath.model.net import Address, Family, Nlri
+
+HEADER_OCTETS = 19
+MARKER = b"\xff" * 16
+UPDATE = 2
+"""Message type. RFC 4271 §4.1."""
+MAX_MESSAGE = 4096
+MAX_EXTENDED_MESSAGE = 65535
+"""RFC 8654 §3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What both sides agreed on in their OPENs, as far as reading and writing depends on it."""
+
+    four_octet_as: bool
+    families: frozenset[Family]
+    internal: bool
+    """iBGP: both sides have the same AS number."""
+    max_message: int = MAX_MESSAGE
+
+
+class Reach(msgspec.Struct, frozen=True, gc=False):
+    """Prefixes that are reachable by one next hop. RFC 4271 §3.1."""
+
+    family: Family
+    nlris: tuple[Nlri, ...]
+    attributes: PathAttributes
+
+
+class Withdrawal(msgspec.Struct, frozen=True, gc=False):
+    """Prefixes that no longer are. RFC 4271 §3.1."""
+
+    family: Family
+    nlris: tuple[Nlri, ...]
+
+
+class Update(msgspec.Struct, frozen=True, gc=False):
+    """RFC 4271 §4.3. Withdrawals come before reaches: a prefix in both is reached."""
+
+    reaches: tuple[Reach, ...] = ()
+    withdrawals: tuple[Withdrawal, ...] = ()
+    """Those that the peer sent, and those that RFC 7606 treats as such."""
+    problems: tuple[Problem, ...] = ()
+    end_of_rib: Family | None = None
+    """RFC 4724 §2."""
+
+
+# --- Reading ----------------------------------------------------------------------------------
+
+
+def decode_update(body: bytes, context: Context) -> Update:
+    """`body` is the message without its header. Raises PeerError where the session must end."""
+    end = len(body)
+    if end < 4:
+        raise _error(UpdateError.MALFORMED_ATTRIBUTE_LIST, f"an UPDATE of {end} octets")
+    if body[0] == 0 == body[1]:
+        after = 4 + (body[2] << 8 | body[3])
+        if 4 < after < end:
+            known = remembered(context.four_octet_as, context.internal).get(body[4:after])
+            if known is not None and known.plain is not None and Family.IPV4 in context.families:
+                nlris = decode_nlri(Family.IPV4, body[after:])
+                return Update((Reach(Family.IPV4, nlris, known.plain),))
+        elif end == 4:
+            return _end_of_rib(Family.IPV4, context)
+    return _decode_any(body, context)
+
+
+def _error(subcode: UpdateError, message: str, data: bytes = b"") -> PeerError:
+    return PeerError(Code.UPDATE_MESSAGE, subcode, data, message)
+
+
+def _end_of_rib(family: Family, context: Context) -> Update:
+    if family not in context.families:
+        return Update(problems=(_not_negotiated(family.label, None),))
+    return Update(end_of_rib=family)
+
+
+def _not_negotiated(what: str, attribute: int | None) -> Problem:
+    subcode = UpdateError.OPTIONAL_ATTRIBUTE_ERROR
+    return Problem(Action.IGNORED, subcode, attribute, f"{what} was not negotiated")
+
+
+def _fields(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """Withdrawn routes, path attributes, NLRI. RFC 4271 §4.3; §6.3 for lengths too large."""
+    start = 2 + int.from_bytes(body[:2], "big")
+    if start + 2 > len(body):
+        raise _error(
+            UpdateError.MALFORMED_ATTRIBUTE_LIST, "the withdrawn routes exceed the message"
+        )
+    after = start + 2 + int.from_bytes(body[start : start + 2], "big")
+    if after > len(body):
+        raise _error(UpdateError.MALFORMED_ATTRIBUTE_LIST, "the path attributes exceed the message")
+    return body[2:start], body[start + 2 : after], body[after:]
+
+
+def _decode_any(body: bytes, context: Context) -> Update:
+    withdrawn_field, attributes_field, nlri_field = _fields(body)
+    mp_reach, mp_unreach, rest = take_mp(attributes_field)
+    parsed = decode_attributes(rest, context.four_octet_as, context.internal)
+    problems = list(parsed.problems)
+    withdrawals = _withdrawals(withdrawn_field, mp_unreach, context, problems)
+    reaches = _reaches(nlri_field, mp_reach, parsed, context, problems)
+    if mp_unreach is not None and len(mp_unreach.value) == 3 and body[:2] == b"\0\0":
+        family = _family(mp_unreach)
+        if not (rest or mp_reach or nlri_field or problems) and family is not None:
+            return Update(end_of_rib=family)
+
+    fault = next((p for p in problems if p.action is Action.TREAT_AS_WITHDRAW), None)
+    if fault is None:
+        return Update(tuple(reaches), tuple(withdrawals), tuple(problems))
+    if not nlri_field and mp_reach is None:
+        # RFC 7606 §5.2: there is nothing that could be treated as withdrawn.
+        raise _error(fault.subcode, f"{fault.reason}, in an UPDATE that reaches nothing")
+    withdrawals.extend(Withdrawal(reach.family, reach.nlris) for reach in reaches)
+    return Update((), tuple(withdrawals), tuple(problems))
+
+
+def _withdrawals(
+    field: bytes, mp_unreach: RawAttribute | None, context: Context, problems: list[Problem]
+) -> list[Withdrawal]:
+    withdrawals = []
+    if field:
+        nlris = decode_nlri(Family.IPV4, field)
+        if Family.IPV4 in context.families:
+            withdrawals.append(Withdrawal(Family.IPV4, nlris))
+        else:
+            problems.append(_not_negotiated("IPv4 unicast", None))
+    if mp_unreach is not None:
+        if len(mp_unreach.value) < 3:
+            raise _error(UpdateError.OPTIONAL_ATTRIBUTE_ERROR, "MP_UNREACH_NLRI is cut short")
+        family = _mp_family(mp_unreach, context, problems)
+        if family is not None:
+            nlris = decode_nlri(family, mp_unreach.value[3:])
+            if nlris:
+                withdrawals.append(Withdrawal(family, nlris))
+    return withdrawals
+
+
+def _reaches(
+    field: bytes,
+    mp_reach: RawAttribute | None,
+    parsed: ParsedAttributes,
+    context: Context,
+    problems: list[Problem],
+) -> list[Reach]:
+    """What is reached, if none of `problems` (which are added to) has it withdrawn."""
+    reaches = []
+    if field or mp_reach is not None:
+        problems.extend(parsed.of_nlri)
+    if field:
+        nlris = decode_nlri(Family.IPV4, field)
+        if Family.IPV4 in context.families:
+            reaches.append(Reach(Family.IPV4, nlris, parsed.attributes))
+            if parsed.next_hop_problem is not None:
+                problems.append(parsed.next_hop_problem)
+        else:
+            problems.append(_not_negotiated("IPv4 unicast", None))
+    if mp_reach is not None:
+        reach = _mp_reach(mp_reach, parsed, context, problems)
+        if reach is not None:
+            reaches.append(reach)
+    return reaches
+
+
+def _family(mp: RawAttribute) -> Family | None:
+    return family_of_afi(int.from_bytes(mp.value[:2], "big"), mp.value[2])
+
+
+def _mp_family(mp: RawAttribute, context: Context, problems: list[Problem]) -> Family | None:
+    """The family of a multiprotocol attribute if it was negotiated; its flags are checked too."""
+    name = Attribute(mp.code).name
+    if mp.flags & (OPTIONAL | TRANSITIVE) != OPTIONAL:
+        subcode = UpdateError.ATTRIBUTE_FLAGS_ERROR
+        reason = f"{name} has flags 0x{mp.flags:02x}"
+        problems.append(Problem(Action.TREAT_AS_WITHDRAW, subcode, mp.code, reason))
+    family = _family(mp)
+    if family is None or family not in context.families:
+        afi, safi = int.from_bytes(mp.value[:2], "big"), mp.value[2]
+        problems.append(_not_negotiated(f"{name} of AFI {afi} SAFI {safi}", mp.code))
+        return None
+    return family
+
+
+def _mp_reach(
+    mp: RawAttribute, parsed: ParsedAttributes, context: Context, problems: list[Problem]
+) -> Reach | None:
+    """RFC 4760 §3. Lengths that do not add up cost the session (RFC 7606 §7.11)."""
+    value = mp.value
+    if len(value) < 5 or len(value) < 5 + value[3]:
+        raise _error(UpdateError.OPTIONAL_ATTRIBUTE_ERROR, "MP_REACH_NLRI is cut short")
+    family = _mp_family(mp, context, problems)
+    if family is None:
+        return None
+    next_hop = value[4 : 4 + value[3]]
+    if len(next_hop) not in _NEXT_HOP_OCTETS[family]:
+        raise _error(
+            UpdateError.OPTIONAL_ATTRIBUTE_ERROR,
+            f"MP_REACH_NLRI of {family.label} has a next hop of {len(next_hop)} octets",
+        )
+    nlris = decode_nlri(family, value[5 + len(next_hop) :])
+    address, link_local = _split_next_hop(next_hop)
+    why = _why_no_next_hop(family, address)
+    if why:
+        subcode = UpdateError.INVALID_NEXT_HOP_ATTRIBUTE
+        problems.append(Problem(Action.TREAT_AS_WITHDRAW, subcode, mp.code, why))
+    return Reach(family, nlris, parsed.with_next_hop(address, link_local))
+
+
+_NEXT_HOP_OCTETS = {Family.IPV4: (4, 16, 32), Family.IPV6: (16, 32)}
+"""RFC 4760 §3, RFC 2545 §3; for IPv4 also those of RFC 8950, so that they cost no session."""
+
+
+def _split_next_hop(next_hop: bytes) -> tuple[Address, Address | None]:
+    """A global and a link-local one. RFC 2545 §3. A link-local one alone is the next hop."""
+    if len(next_hop) != 32:
+        return next_hop, None
+    address, link_local = next_hop[:16], next_hop[16:]
+    if not any(link_local):
+        return address, None
+    return (address, link_local) if any(address) else (link_local, None)
+
+
+def _why_no_next_hop(family: Family, address: Address) -> str:
+    if len(address) != family.octets:
+        return "an IPv6 next hop for IPv4 was not negotiated"
+    return why_no_host(address)
+
+
+# --- Writing ----------------------------------------------------------------------------------
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    """A whole message: header and body. RFC 4271 §4.1."""
+    return MARKER + (HEADER_OCTETS + len(body)).to_bytes(2, "big") + bytes((kind,)) + body
+
+
+def _body(withdrawn: bytes, attributes: bytes, nlri: bytes) -> bytes:
+    return b"".join(
+        (
+            len(withdrawn).to_bytes(2, "big"),
+            withdrawn,
+            len(attributes).to_bytes(2, "big"),
+            attributes,
+            nlri,
+        )
+    )
+
+
+def _mp_attribute(code: int, value: bytes) -> bytes:
+    head = bytes((OPTIONAL | EXTENDED_LENGTH, code)) + len(value).to_bytes(2, "big")
+    return head + value
+
+
+def _mp_head(family: Family) -> bytes:
+    return encode_afi(family) + bytes((SAFI_UNICAST,))
+
+
+def _next_hop_field(attributes: PathAttributes) -> bytes:
+    field = attributes.next_hop + (attributes.link_local_next_hop or b"")
+    return bytes((len(field),)) + field + b"\0"
+
+
+def encode_end_of_rib(family: Family) -> bytes:
+    """RFC 4724 §2."""
+    if family is Family.IPV4:
+        return frame(UPDATE, _body(b"", b"", b""))
+    attribute = _mp_attribute(Attribute.MP_UNREACH_NLRI, _mp_head(family))
+    return frame(UPDATE, _body(b"", attribute, b""))
+
+
+def encode_update(update: Update, context: Context) -> bytes:
+    """One message with all of it, which must fit; at most one reach and withdrawal a family.
+
+    Reaches of both families share their attributes, all but the next hop. `encode_updates` is for
+    what may need any number of messages.
+    """
+    if update.end_of_rib is not None:
+        return encode_end_of_rib(update.end_of_rib)
+    reaches = {reach.family: reach for reach in update.reaches}
+    withdrawals = {withdrawal.family: withdrawal for withdrawal in update.withdrawals}
+    assert len(reaches) == len(update.reaches)
+    assert len(withdrawals) == len(update.withdrawals)
+    mp = b""
+    v4, v6 = reaches.get(Family.IPV4), reaches.get(Family.IPV6)
+    if v6 is not None:
+        value = _mp_head(Family.IPV6) + _next_hop_field(v6.attributes) + b"".join(v6.nlris)
+        mp += _mp_attribute(Attribute.MP_REACH_NLRI, value)
+    if Family.IPV6 in withdrawals:
+        value = _mp_head(Family.IPV6) + b"".join(withdrawals[Family.IPV6].nlris)
+        mp += _mp_attribute(Attribute.MP_UNREACH_NLRI, value)
+    first = v4 or v6
+    if first is not None:
+        mp += _encode_common(first.attributes, context, v4 is not None)
+    withdrawn = withdrawals.get(Family.IPV4)
+    message = frame(
+        UPDATE,
+        _body(
+            b"".join(withdrawn.nlris) if withdrawn else b"", mp, b"".join(v4.nlris) if v4 else b""
+        ),
+    )
+    assert len(message) <= context.max_message
+    return message
+
+
+def _encode_common(attributes: PathAttributes, context: Context, with_next_hop: bool) -> bytes:
+    return encode_attributes(
+        attributes, context.four_octet_as, context.internal, with_next_hop=with_next_hop
+    )
+
+
+def encode_updates(
+    reaches: Iterable[Reach], withdrawals: Iterable[Withdrawal], context: Context
+) -> Iterator[bytes]:
+    """As few messages as hold it all: first what is withdrawn, then what is reached.
+
+    Reaches with equal attributes share messages; an UPDATE holds one family and either reaches or
+    withdraws (RFC 7606 §5.1). Where attributes leave no room for a prefix, it is withdrawn, as
+    RFC 8654 §4 has it for routes that do not fit the peer's message size.
+    """
+    gone: dict[Family, list[Nlri]] = {}
+    for withdrawal in withdrawals:
+        gone.setdefault(withdrawal.family, []).extend(withdrawal.nlris)
+    messages: list[tuple[bytes, bytes, list[Nlri]]] = []
+    for (family, attributes), nlris in _grouped(reaches).items():
+        head, common = _reach_parts(family, attributes, context)
+        room = context.max_message - _OVERHEAD - len(common) - len(head)
+        if room < 1 + family.octets:
+            gone.setdefault(family, []).extend(nlris)
+        else:
+            messages.append((head, common, nlris))
+    for family, nlris in gone.items():
+        yield from _encode_withdrawn(family, nlris, context)
+    for head, common, nlris in messages:
+        room = context.max_message - _OVERHEAD - len(common) - len(head)
+        for block in blocks(nlris, room):
+            if head:
+                mp = _mp_attribute(Attribute.MP_REACH_NLRI, head[_MP_HEADER:] + block)
+                yield frame(UPDATE, _body(b"", mp + common, b""))
+            else:
+                yield frame(UPDATE, _body(b"", common, block))
+
+
+_OVERHEAD = HEADER_OCTETS + 4
+"""Header and the two lengths of an UPDATE."""
+_MP_HEADER = 4
+"""Flags, type code and an extended length."""
+
+
+def _reach_parts(
+    family: Family, attributes: PathAttributes, context: Context
+) -> tuple[bytes, bytes]:
+    """MP_REACH_NLRI before its prefixes, room for its header included; all other attributes."""
+    classic = family is Family.IPV4
+    common = _encode_common(attributes, context, classic)
+    if classic:
+        return b"", common
+    return bytes(_MP_HEADER) + _mp_head(family) + _next_hop_field(attributes), common
+
+
+def _grouped(reaches: Iterable[Reach]) -> dict[tuple[Family, PathAttributes], list[Nlri]]:
+    groups: dict[tuple[Family, PathAttributes], list[Nlri]] = {}
+    last: Reach | None = None
+    nlris: list[Nlri] = []
+    for reach in reaches:
+        same = last is not None and reach.attributes is last.attributes
+        if not (same and last is not None and reach.family is last.family):
+            # Hashing attributes is dear; neighbours in the input mostly share the object.
+            nlris = groups.setdefault((reach.family, reach.attributes), [])
+            last = reach
+        nlris.extend(reach.nlris)
+    return groups
+
+
+def _encode_withdrawn(family: Family, nlris: list[Nlri], context: Context) -> Iterator[bytes]:
+    if family is Family.IPV4:
+        for block in blocks(nlris, context.max_message - _OVERHEAD):
+            yield frame(UPDATE, _body(block, b"", b""))
+        return
+    head = _mp_head(family)
+    for block in blocks(nlris, context.max_message - _OVERHEAD - _MP_HEADER - len(head)):
+        mp = _mp_attribute(Attribute.MP_UNREACH_NLRI, head + block)
+        yield frame(UPDATE, _body(b"", mp, b""))
