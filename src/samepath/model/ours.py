@@ -12,6 +12,8 @@ REPLICAS_PER_SLOT = 4096
 SLOTS = 4095
 
 GROUP_BASE = 0x54000000
+PLAIN_GROUP_BASE = 0x54800000
+"""Groups of plain routes (mpath) from here on; resilient groups of services below."""
 GROUP_END = 0x55000000
 
 
@@ -31,3 +33,7 @@ def is_replica(nexthop_id: int) -> bool:
 
 def is_group(nexthop_id: int) -> bool:
     return GROUP_BASE <= nexthop_id < GROUP_END
+
+
+def is_plain_group(nexthop_id: int) -> bool:
+    return PLAIN_GROUP_BASE <= nexthop_id < GROUP_END

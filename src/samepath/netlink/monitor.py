@@ -1,0 +1,95 @@
+"""Wake-ups: something changed in the kernel, so read again.
+
+What changed is not told beyond its kind, on purpose: the kernel notifies of some deletions and
+not of others (a link that goes down takes its next hops, groups and IPv4 routes silently), so nobody
+may keep a mirror by patching it. Made by `Kernel.monitor()`; an event loop watches `fileno()` and
+calls `drain()`.
+
+Standards: rtnetlink(7).
+"""
+
+from __future__ import annotations
+
+from errno import EAGAIN, ENOBUFS
+from pathlib import Path
+from typing import Protocol
+
+from samepath.netlink import uapi
+from samepath.netlink.codec import HEADER, HEADER_SIZE
+from samepath.netlink.socket import open_socket
+
+OVERFLOW = "overflow"
+"""Notifications were lost; every kind may have changed."""
+
+KINDS = {
+    uapi.RTM_NEWLINK: "link",
+    uapi.RTM_DELLINK: "link",
+    uapi.RTM_NEWADDR: "address",
+    uapi.RTM_DELADDR: "address",
+    uapi.RTM_NEWROUTE: "route",
+    uapi.RTM_DELROUTE: "route",
+    uapi.RTM_NEWNEXTHOP: "nexthop",
+    uapi.RTM_DELNEXTHOP: "nexthop",
+}
+"""Bucket notifications share the group of next hops and are no kind: timers move buckets."""
+
+_GROUPS = (
+    uapi.RTNLGRP_LINK,
+    uapi.RTNLGRP_IPV4_IFADDR,
+    uapi.RTNLGRP_IPV6_IFADDR,
+    uapi.RTNLGRP_IPV4_ROUTE,
+    uapi.RTNLGRP_IPV6_ROUTE,
+    uapi.RTNLGRP_NEXTHOP,
+)
+_DATAGRAM_OCTETS = 64 * 1024
+_DRAIN_DATAGRAMS = 4096
+"""At most so many in one `drain`; what is left wakes the caller again."""
+
+
+class Monitor(Protocol):
+    def fileno(self) -> int:
+        """Readable when there is something to drain."""
+        ...
+
+    def drain(self) -> set[str]:
+        """The kinds (`link`, `address`, `nexthop`, `route`, `overflow`) that changed since."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RealMonitor:
+    """A socket of its own, joined to the kernel's multicast groups."""
+
+    def __init__(self, netns: Path | None = None, ignore_port: int = 0) -> None:
+        """`ignore_port` is the netlink port of the one whose changes are no news: the writer."""
+        self._ignore_port = ignore_port
+        self._socket = open_socket(netns, blocking=False)
+        for group in _GROUPS:
+            self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_ADD_MEMBERSHIP, group)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def drain(self) -> set[str]:
+        kinds: set[str] = set()
+        for _ in range(_DRAIN_DATAGRAMS):
+            try:
+                data = self._socket.recv(_DATAGRAM_OCTETS)
+            except OSError as error:
+                if error.errno == ENOBUFS:
+                    kinds.add(OVERFLOW)
+                    continue
+                if error.errno != EAGAIN:
+                    raise
+                break
+            if len(data) < HEADER_SIZE:
+                continue
+            # The kernel sends one message a notification.
+            _, type_, _, _, port = HEADER.unpack_from(data)
+            if type_ in KINDS and not (port and port == self._ignore_port):
+                kinds.add(KINDS[type_])
+        return kinds

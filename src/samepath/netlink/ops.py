@@ -1,0 +1,171 @@
+"""What may be asked of the kernel: one small value for each write, and the error that it may give.
+
+`Kernel.apply(ops)` takes a sequence of these and answers with a list parallel to it. All are
+idempotent: a put creates or replaces, and deleting what is not there is a success, so that a pass
+may be repeated after any failure. Order is the caller's: next hops before groups, groups before
+routes; unmake in reverse.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from samepath.model.net import Address, Family, Nlri, address_text, prefix_text
+from samepath.model.ours import PROTOCOL
+from samepath.netlink import uapi
+from samepath.netlink.objects import Group, Neighbor, NextHop, Route
+
+
+@dataclass(frozen=True, slots=True)
+class PutNextHop:
+    nexthop: NextHop
+
+    def __str__(self) -> str:
+        return str(self.nexthop)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNextHop:
+    """Deletes a next hop or a group, and with it all routes that use it."""
+
+    id: int
+
+    def __str__(self) -> str:
+        return f"delete next hop {self.id:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutGroup:
+    """Creates a group, or replaces its members (and timers) in place."""
+
+    group: Group
+
+    def __str__(self) -> str:
+        return str(self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class PutRoutes:
+    """Many routes by one next hop (or group): the bulk form, up to 100,000 prefixes and more."""
+
+    family: Family
+    nlris: Sequence[Nlri]
+    nexthop_id: int
+    metric: int
+    protocol: int = PROTOCOL
+    table: int = uapi.RT_TABLE_MAIN
+    exclusive: bool = False
+    """Refuse (EEXIST) where any route of that prefix and metric stands, whoever made it. Without
+    it such a route is replaced."""
+
+    def __str__(self) -> str:
+        return f"{len(self.nlris)} {self.family.label} routes by next hop {self.nexthop_id:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoutes:
+    """Deletes routes of one metric and one protocol, whatever they point at."""
+
+    family: Family
+    nlris: Sequence[Nlri]
+    metric: int
+    protocol: int = PROTOCOL
+    table: int = uapi.RT_TABLE_MAIN
+
+    def __str__(self) -> str:
+        return f"delete {len(self.nlris)} {self.family.label} routes"
+
+
+@dataclass(frozen=True, slots=True)
+class PutRoute:
+    """One route of any kind."""
+
+    route: Route
+    exclusive: bool = False
+
+    def __str__(self) -> str:
+        return str(self.route)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoute:
+    route: Route
+
+    def __str__(self) -> str:
+        return f"delete {self.route}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutAddress:
+    """An address on a link, marked as ours by IFA_PROTO where the kernel knows it (5.18)."""
+
+    index: int
+    address: Address
+    prefix_length: int
+    protocol: int = PROTOCOL
+    scope: int = uapi.RT_SCOPE_UNIVERSE
+
+    def __str__(self) -> str:
+        return f"address {address_text(self.address)}/{self.prefix_length} on link {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAddress:
+    index: int
+    address: Address
+    prefix_length: int
+
+    def __str__(self) -> str:
+        return (
+            f"delete address {address_text(self.address)}/{self.prefix_length} on link {self.index}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PutNeighbor:
+    neighbor: Neighbor
+
+    def __str__(self) -> str:
+        return f"neighbour {address_text(self.neighbor.address)} on link {self.neighbor.index}"
+
+
+Op = (
+    PutNextHop
+    | DeleteNextHop
+    | PutGroup
+    | PutRoutes
+    | DeleteRoutes
+    | PutRoute
+    | DeleteRoute
+    | PutAddress
+    | DeleteAddress
+    | PutNeighbor
+)
+
+Bulk = PutRoutes | DeleteRoutes
+
+
+class ApplyError(Exception):
+    """The kernel refused a write (the world's fault: shown, kept dirty, retried).
+
+    `errno` is the kernel's; `text` is for people: which object, and what the kernel said. For a
+    bulk op `failed` holds the refused prefixes, each with what the kernel said; all others stand.
+    """
+
+    def __init__(
+        self, op: Op, errno: int, said: str = "", failed: Mapping[Nlri, str] | None = None
+    ) -> None:
+        self.op = op
+        self.errno = errno
+        self.said = said or os.strerror(errno)
+        self.failed = dict(failed or {})
+        super().__init__(self.text)
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.op, Bulk) and self.failed:
+            first = prefix_text(self.op.family, next(iter(self.failed)))
+            return f"{len(self.failed)} of {self.op} (first {first}): {self.said}"
+        return f"{self.op}: {self.said}"
