@@ -68,6 +68,7 @@ __all__ = [
     "Open",
     "Problem",
     "Reach",
+    "RefreshKind",
     "RouteRefresh",
     "Update",
     "Withdrawal",
@@ -129,13 +130,22 @@ class Keepalive:
     """RFC 4271 §4.4."""
 
 
+class RefreshKind(IntEnum):
+    """Subtypes of ROUTE-REFRESH. RFC 7313 §3.2."""
+
+    REQUEST = 0
+    BEGIN = 1
+    END = 2
+
+
 @dataclass(frozen=True, slots=True)
 class RouteRefresh:
-    """RFC 2918 §3; `subtype` 0 asks, 1 begins and 2 ends a refresh (RFC 7313 §3.2)."""
+    """RFC 2918 §3, RFC 7313 §3.2."""
 
     family: Family | None
     """None: one that we do not speak, to be ignored."""
-    subtype: int = 0
+    subtype: int = RefreshKind.REQUEST
+    """A `RefreshKind`, or another number, to be ignored."""
 
 
 Message = Open | Update | Notification | Keepalive | RouteRefresh
