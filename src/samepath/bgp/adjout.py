@@ -1,0 +1,284 @@
+"""What one session has told its peer, and what it has yet to tell.
+
+`set(routes)` says what the peer should know, all of it; `pull()` gives the next UPDATEs as bytes,
+at the pace of whoever writes them. Between the two stands only the difference: a prefix that did
+not change costs nothing, and one that changed twice before the peer could read is sent once. So a
+slow peer costs memory for its differences, never a queue of messages.
+
+On the way out attributes become the session's own (`Export`): computed once for each attributes
+object. First all announcements, then all withdrawals, then End-of-RIB, if it is released: a program
+that has restarted holds it back until its own sources are in sync (RFC 4724 §4.1).
+
+RFC 4271 §5.1, §9.1.3, §9.2; RFC 1997; RFC 4360 §6; RFC 4456 §8; RFC 4724 §2; RFC 7313 §4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from samepath.bgp import message
+from samepath.bgp.attributes import (
+    NO_ADVERTISE,
+    NO_EXPORT,
+    NO_EXPORT_SUBCONFED,
+    PathAttributes,
+)
+from samepath.bgp.decision import DEFAULT_LOCAL_PREF, Path
+from samepath.bgp.events import Refresh
+from samepath.bgp.policy import PeerKey
+from samepath.model.net import Address, Family, Nlri
+
+Routes = Mapping[Family, Mapping[Nlri, "Advertisement"]]
+
+PULL_PREFIXES = 2_000
+"""Prefixes that one `pull` encodes at most: some 10 to 40 KB."""
+
+_NON_TRANSITIVE = 0x40
+"""Bit of an extended community's type: not across AS borders. RFC 4360 §2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisement:
+    """A route that we offer."""
+
+    attributes: PathAttributes
+    """`next_hop` empty: our own next hop of the family. Otherwise it goes out unchanged."""
+    source_peer: PeerKey | None = None
+    """The peer that we have it from, to whom it is not sent back; None: it is our own."""
+
+
+def reflect(path: Path, *, cluster_id: int) -> PathAttributes:
+    """The attributes of `path` as a route reflector passes them on. RFC 4456 §8."""
+    attributes = path.attributes
+    originator = attributes.originator_id
+    return replace(
+        attributes,
+        originator_id=path.router_id if originator is None else originator,
+        cluster_list=(cluster_id, *attributes.cluster_list),
+    )
+
+
+class Export:
+    """How routes are made ready for one peer."""
+
+    def __init__(
+        self,
+        *,
+        peer: PeerKey,
+        peer_router_id: int,
+        local_as: int,
+        internal: bool,
+        next_hops: Mapping[Family, Address],
+    ) -> None:
+        self.peer = peer
+        self.peer_router_id = peer_router_id
+        self.local_as = local_as
+        self.internal = internal
+        self.next_hops = next_hops
+        """Our own; a family may be missing."""
+        self._known: dict[PathAttributes, PathAttributes] = {}
+
+    def wanted(
+        self, family: Family, routes: Mapping[Nlri, Advertisement]
+    ) -> dict[Nlri, PathAttributes]:
+        """What of `routes` the peer gets, with the attributes that it gets.
+
+        Equal attributes are one object, from one call to the next."""
+        made: dict[tuple[int, PeerKey | None], PathAttributes | None] = {}
+        wanted = {}
+        for nlri, advertisement in routes.items():
+            key = (id(advertisement.attributes), advertisement.source_peer)
+            if key in made:
+                attributes = made[key]
+            else:
+                attributes = made[key] = self._one_object(self._exported(family, advertisement))
+            if attributes is not None:
+                wanted[nlri] = attributes
+        return wanted
+
+    def forget_unused(self, used: Iterable[PathAttributes]) -> None:
+        self._known = {a: a for a in used}
+
+    def _one_object(self, attributes: PathAttributes | None) -> PathAttributes | None:
+        return None if attributes is None else self._known.setdefault(attributes, attributes)
+
+    def _exported(self, family: Family, advertisement: Advertisement) -> PathAttributes | None:
+        """The attributes on this session, or None: not for this peer."""
+        attributes, source = advertisement.attributes, advertisement.source_peer
+        if source == self.peer or attributes.originator_id == self.peer_router_id:
+            return None
+        if attributes.has(NO_ADVERTISE):
+            return None
+        next_hop = attributes.next_hop or self.next_hops.get(family, b"")
+        if len(next_hop) != family.octets:
+            return None
+        attributes = replace(attributes, next_hop=next_hop, link_local_next_hop=None)
+        if self.internal:
+            if attributes.local_pref is None:
+                attributes = replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
+            return attributes
+        if attributes.has(NO_EXPORT) or attributes.has(NO_EXPORT_SUBCONFED):
+            return None
+        return self._external(attributes, is_own=source is None)
+
+    def _external(self, attributes: PathAttributes, *, is_own: bool) -> PathAttributes:
+        """Across the border of our AS: what is of local meaning is left out."""
+        extended = attributes.extended_communities
+        if not is_own:
+            extended = tuple(c for c in extended if not c[0] & _NON_TRANSITIVE)
+        return replace(
+            attributes,
+            as_path=attributes.as_path.prepend(self.local_as),
+            local_pref=None,
+            originator_id=None,
+            cluster_list=(),
+            med=attributes.med if is_own else None,
+            extended_communities=extended,
+        )
+
+
+class AdjRibOut:
+    """One session's Adj-RIB-Out (RFC 4271 §3.2)."""
+
+    def __init__(
+        self,
+        export: Export,
+        context: message.Context,
+        families: Iterable[Family],
+        *,
+        marks_refresh: bool = False,
+    ) -> None:
+        """`marks_refresh`: both sides speak enhanced route refresh (RFC 7313)."""
+        self.export = export
+        self._context = context
+        self._tables = {f: _Table(f) for f in families}
+        self._marks_refresh = marks_refresh
+        self._released = False
+        self._is_set = False
+
+    def set(self, routes: Routes) -> None:
+        """All that is to be advertised; replaces what was set before."""
+        self._is_set = True
+        for family, table in self._tables.items():
+            table.want(self.export.wanted(family, routes.get(family, {})))
+        used = (t.used() for t in self._tables.values())
+        self.export.forget_unused(a for attributes in used for a in attributes)
+
+    def release_end_of_rib(self) -> None:
+        """What was set is complete: send End-of-RIB behind it, once per session."""
+        self._released = True
+
+    def refresh(self, family: Family) -> None:
+        """The peer asks for everything again. RFC 2918 §4, RFC 7313 §4."""
+        table = self._tables.get(family)
+        if table is not None:
+            # Until End-of-RIB we do not know everything: marks would make the peer delete.
+            table.refresh(marked=self._marks_refresh and table.end_of_rib_sent)
+
+    def advertised(self, family: Family) -> int:
+        table = self._tables.get(family)
+        return 0 if table is None else len(table.sent)
+
+    def end_of_rib_sent(self, family: Family) -> bool:
+        return family in self._tables and self._tables[family].end_of_rib_sent
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is left to be said."""
+        return not any(self._has_more(t) for t in self._tables.values())
+
+    def _has_more(self, table: _Table) -> bool:
+        return table.is_dirty or (self._released and self._is_set and not table.end_of_rib_sent)
+
+    def pull(self) -> bytes:
+        """The next messages, some tens of KB; empty: nothing to say now."""
+        for table in self._tables.values():
+            if self._has_more(table):
+                may_end = self._released and self._is_set
+                return b"".join(table.pull(self._context, may_end))
+        return b""
+
+
+class _Table:
+    """One family."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.sent: dict[Nlri, PathAttributes | None] = {}
+        """What the peer knows when it has read all that was pulled; None: to be told again."""
+        self.end_of_rib_sent = False
+        self._wanted: dict[Nlri, PathAttributes] = {}
+        self._announce: list[tuple[PathAttributes, list[Nlri]]] = []
+        self._withdraw: list[Nlri] = []
+        self._mark_begin = False
+        self._mark_end = False
+
+    def used(self) -> Iterator[PathAttributes]:
+        """The attributes that later ones are compared with."""
+        told = {id(a): a for a in self.sent.values() if a is not None}
+        yield from (told | {id(a): a for a in self._wanted.values()}).values()
+
+    def want(self, wanted: dict[Nlri, PathAttributes]) -> None:
+        self._wanted = wanted
+        sent = self.sent
+        changed = {n: a for n, a in wanted.items() if sent.get(n) is not a}
+        self._announce = _by_attributes(changed)
+        self._withdraw = [n for n in sent if n not in wanted]
+
+    def refresh(self, *, marked: bool) -> None:
+        self.sent = dict.fromkeys(self.sent)
+        self._announce = _by_attributes(self._wanted)
+        self._mark_begin = self._mark_end = marked
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self._announce or self._withdraw or self._mark_end)
+
+    def pull(self, context: message.Context, may_end: bool) -> Iterator[bytes]:
+        if self._mark_begin:
+            self._mark_begin = False
+            yield message.encode(_mark(self.family, Refresh.BEGIN), context)
+        room = PULL_PREFIXES
+        reaches = []
+        while self._announce and room:
+            attributes, nlris = self._announce[-1]
+            block = nlris[-room:]
+            del nlris[-room:]
+            if not nlris:
+                self._announce.pop()
+            room -= len(block)
+            self.sent.update(dict.fromkeys(block, attributes))
+            reaches.append(message.Reach(self.family, tuple(block), attributes))
+        withdrawals = []
+        if room and self._withdraw:
+            gone = self._withdraw[-room:]
+            del self._withdraw[-room:]
+            for nlri in gone:
+                del self.sent[nlri]
+            withdrawals.append(message.Withdrawal(self.family, tuple(gone)))
+        yield from message.encode_updates(reaches, withdrawals, context)
+        if self._announce or self._withdraw:
+            return
+        if self._mark_end:
+            self._mark_end = False
+            yield message.encode(_mark(self.family, Refresh.END), context)
+        if may_end and not self.end_of_rib_sent:
+            self.end_of_rib_sent = True
+            yield message.end_of_rib(self.family)
+
+
+def _mark(family: Family, kind: Refresh) -> message.RouteRefresh:
+    return message.RouteRefresh(family, kind)
+
+
+def _by_attributes(
+    routes: Mapping[Nlri, PathAttributes],
+) -> list[tuple[PathAttributes, list[Nlri]]]:
+    groups: dict[int, tuple[PathAttributes, list[Nlri]]] = {}
+    for nlri, attributes in routes.items():
+        group = groups.get(id(attributes))
+        if group is None:
+            group = groups[id(attributes)] = (attributes, [])
+        group[1].append(nlri)
+    return list(groups.values())

@@ -1,0 +1,424 @@
+"""One BGP connection, without socket and clock.
+
+The owner (`samepath.bgp.transport`, or a test) moves bytes and time:
+
+    session.start(now)                    -> event ConnectRequested, unless passive
+    session.connected(now)                the TCP connection is there
+    session.receive_data(data, now)       what was read
+    session.next_event(now)               one event at a time, until None
+    session.data_to_send()                to be written, after every call
+    session.next_timer()                  when to call handle_timer(now)
+    session.lost(text)                    the TCP connection failed or ended
+
+A message is handled when its event is asked for, not when it arrives: so the owner sets the pace,
+and can look at an OPEN (collisions) before anything that follows it. Only the hold timer is
+restarted as messages arrive, so that a peer never expires because we are busy.
+
+What to advertise is not known here: `samepath.bgp.adjout` makes the UPDATEs, `send` takes them.
+Paths are not kept here either: that is the RIB, and what `Down` says decides whether they stay.
+
+Errors of the peer end in a NOTIFICATION and `Down`; a call in a wrong order is an assertion.
+
+RFC 4271 §4, §6, §8; RFC 5492; RFC 6286; RFC 6793; RFC 4724 §3; RFC 2918; RFC 7313.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from samepath.bgp import fsm, message
+from samepath.bgp.capabilities import Capabilities, GracefulRestart
+from samepath.bgp.errors import (
+    Cease,
+    Code,
+    FsmError,
+    OpenError,
+    PeerError,
+)
+from samepath.bgp.events import (
+    CloseRequested,
+    ConnectRequested,
+    Down,
+    EndOfRib,
+    Established,
+    Event,
+    Negotiated,
+    OpenReceived,
+    Reason,
+    Refresh,
+    RefreshRequested,
+    UpdateReceived,
+)
+from samepath.bgp.fsm import Action, State
+from samepath.model.net import Family
+
+OPEN_HOLD_S = 60.0
+"""Wait for the peer's OPEN. RFC 4271 §8.2.2 suggests four minutes; a peer that does not answer
+within one will not."""
+
+CONNECT_TIMEOUT_S = 30.0
+"""The ConnectRetryTimer while TCP is being opened; between attempts it is `connect_retry_s`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    local_as: int
+    router_id: int
+    remote_as: int
+    families: tuple[Family, ...]
+    hold_time_s: int = 90
+    connect_retry_s: float = 5.0
+    passive: bool = False
+    graceful_restart: GracefulRestart | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """Stands in the inbox behind the last message of the TCP connection."""
+
+    text: str
+
+
+class Session:
+    def __init__(self, config: SessionConfig, *, jitter: Callable[[], float] = lambda: 1.0) -> None:
+        """`jitter` gives factors for the retry timers, 0.75 to 1 (RFC 4271 §10)."""
+        self.config = config
+        """May be replaced; counts from the next OPEN on."""
+        self.state = State.IDLE
+        self.negotiated: Negotiated | None = None
+        """From the peer's OPEN until the connection is down."""
+        self._jitter = jitter
+        self._events: deque[Event] = deque()
+        self._inbox: deque[tuple[int, bytes] | PeerError | _Lost] = deque()
+        self._buffer = b""
+        self._out: list[bytes] = []
+        self._is_connected = False
+        self._offered: message.Open | None = None
+        self._connect_retry: float | None = None
+        self._hold: float | None = None
+        self._keepalive: float | None = None
+        self._idle_hold: float | None = None
+
+    # What the owner calls.
+
+    def start(self, now: float) -> None:
+        passive = self.config.passive
+        self._step(fsm.Event.MANUAL_START_PASSIVE if passive else fsm.Event.MANUAL_START, now)
+
+    def stop(self, now: float, error: PeerError | None = None) -> None:
+        """Ends the connection, and stays down. `error` is sent; default: administrative shutdown"""
+        error = error or PeerError(Code.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN)
+        self._step(fsm.Event.MANUAL_STOP, now, error=error, reason=Reason.ADMIN)
+
+    def dump(self, now: float) -> None:
+        """The other connection to this peer is kept (RFC 4271 §6.8)."""
+        error = PeerError(Code.CEASE, Cease.CONNECTION_COLLISION_RESOLUTION)
+        self._step(fsm.Event.OPEN_COLLISION, now, error=error, reason=Reason.COLLISION)
+
+    def connected(self, now: float) -> None:
+        self._is_connected = True
+        self._step(fsm.Event.TCP_CONNECTED, now)
+
+    def lost(self, text: str = "") -> None:
+        """The TCP connection could not be made, or it ended: after all that was received."""
+        self._inbox.append(_Lost(text))
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        if not self._is_connected:
+            return
+        data = self._buffer + data
+        room = message.MAX_EXTENDED_MESSAGE if self._extended else message.MAX_MESSAGE
+        try:
+            messages, used = message.split(data, room)
+        except PeerError as error:
+            self._inbox.append(error)
+            data, messages, used = b"", [], 0
+        self._buffer = data[used:]
+        self._inbox.extend(messages)
+        if messages and self.negotiated is not None:
+            self._restart_hold(now)
+
+    def next_event(self, now: float) -> Event | None:
+        """Handles messages until one of them is an event; None: all is handled."""
+        while not self._events and self._inbox:
+            self._handle(self._inbox.popleft(), now)
+        return self._events.popleft() if self._events else None
+
+    @property
+    def backlog(self) -> int:
+        """Messages received and not yet handled."""
+        return len(self._inbox)
+
+    def send(self, data: bytes, now: float) -> None:
+        """UPDATEs, when established; they count as signs of life (RFC 4271 §8.2.2)."""
+        assert self.state is State.ESTABLISHED
+        self._out.append(data)
+        self._restart_keepalive(now)
+
+    def ask_refresh(self, family: Family, now: float) -> bool:
+        """Ask for all of a family again; False: the peer does not know how (RFC 2918)."""
+        negotiated = self.negotiated
+        if self.state is not State.ESTABLISHED or negotiated is None:
+            return False
+        if not negotiated.route_refresh or family not in negotiated.families:
+            return False
+        self.send(message.encode(message.RouteRefresh(family), negotiated.context), now)
+        return True
+
+    def data_to_send(self) -> bytes:
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def next_timer(self) -> float | None:
+        timers = (self._connect_retry, self._hold, self._keepalive, self._idle_hold)
+        return min((t for t in timers if t is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        if self._hold is not None and self._hold <= now:
+            if self._inbox:
+                self._restart_hold(now)  # The peer has spoken; it is we who are late.
+            else:
+                error = PeerError(Code.HOLD_TIMER_EXPIRED, 0)
+                self._hold = None
+                self._step(fsm.Event.HOLD_EXPIRES, now, error=error, reason=Reason.HOLD_EXPIRED)
+        if self._keepalive is not None and self._keepalive <= now:
+            self._keepalive = None
+            self._step(fsm.Event.KEEPALIVE_EXPIRES, now)
+        if self._connect_retry is not None and self._connect_retry <= now:
+            self._connect_retry = None
+            self._step(fsm.Event.CONNECT_RETRY_EXPIRES, now, text="no answer")
+        if self._idle_hold is not None and self._idle_hold <= now:
+            self._idle_hold = None
+            self._step(fsm.Event.AUTOMATIC_START, now)
+
+    # Messages.
+
+    @property
+    def _extended(self) -> bool:
+        negotiated = self.negotiated
+        return negotiated is not None and negotiated.context.max_message > message.MAX_MESSAGE
+
+    def _handle(self, item: tuple[int, bytes] | PeerError | _Lost, now: float) -> None:
+        if isinstance(item, _Lost):
+            self._step(fsm.Event.TCP_FAILS, now, reason=Reason.TCP_CLOSED, text=item.text)
+            return
+        if isinstance(item, PeerError):
+            self._step(fsm.Event.HEADER_ERROR, now, error=item)
+            return
+        kind, body = item
+        try:
+            context = self.negotiated.context if self.negotiated else _BEFORE_OPEN
+            received = message.decode(kind, body, context)
+            if isinstance(received, message.Open):
+                self._check_open(received)
+        except PeerError as error:
+            is_open = kind == message.MessageType.OPEN
+            event = fsm.Event.OPEN_ERROR if is_open else fsm.Event.UPDATE_ERROR
+            self._step(event, now, error=error)
+            return
+        self._receive(received, now)
+
+    def _receive(self, received: message.Message, now: float) -> None:
+        match received:
+            case message.Update():
+                self._step(fsm.Event.UPDATE, now, received=received)
+            case message.Keepalive():
+                self._step(fsm.Event.KEEPALIVE, now)
+            case message.Open():
+                self._step(fsm.Event.OPEN, now, received=received)
+            case message.RouteRefresh():
+                self._step(fsm.Event.ROUTE_REFRESH, now, received=received)
+            case message.Notification():
+                self._step(
+                    fsm.Event.NOTIFICATION,
+                    now,
+                    reason=Reason.NOTIFICATION_RECEIVED,
+                    text=received.text,
+                )
+
+    def _check_open(self, peer: message.Open) -> None:
+        """RFC 4271 §6.2, RFC 6286 §2.2, RFC 5492 §3."""
+        config = self.config
+        if peer.asn != config.remote_as:
+            text = f"the peer's AS is {peer.asn}, not {config.remote_as}"
+            raise PeerError(Code.OPEN_MESSAGE, OpenError.BAD_PEER_AS, message=text)
+        if peer.asn == config.local_as and peer.router_id == config.router_id:
+            text = "the peer has our own BGP identifier"
+            raise PeerError(Code.OPEN_MESSAGE, OpenError.BAD_BGP_IDENTIFIER, message=text)
+        if not peer.capabilities.families & set(config.families):
+            text = "no address family in common"
+            data = b"".join(
+                b"\x01\x04" + f.afi.to_bytes(2, "big") + b"\0\x01" for f in config.families
+            )
+            raise PeerError(Code.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY, data, text)
+
+    # The state machine.
+
+    def _step(
+        self,
+        event: fsm.Event,
+        now: float,
+        *,
+        error: PeerError | None = None,
+        reason: Reason = Reason.NOTIFICATION_SENT,
+        text: str = "",
+        received: message.Message | None = None,
+    ) -> None:
+        before = self.state
+        after, actions = fsm.TABLE[before, event]
+        if Action.SEND_NOTIFICATION in actions and error is None:
+            error = _unexpected(before, event)
+        if error is not None and not text:
+            text = str(error)
+        self.state = after
+        for action in actions:
+            match action:
+                case Action.SEND_NOTIFICATION:
+                    assert error is not None
+                    note = message.Notification(error.code, error.subcode, error.data)
+                    self._out.append(message.encode(note, _BEFORE_OPEN))
+                case Action.DOWN:
+                    was_up = before is State.ESTABLISHED
+                    self._events.append(Down(reason, text, was_up))
+                case Action.NEGOTIATE:
+                    assert isinstance(received, message.Open)
+                    self._negotiate(received)
+                case Action.DELIVER:
+                    self._deliver(received)
+                case _:
+                    self._act(action, now)
+
+    def _act(self, action: Action, now: float) -> None:
+        match action:
+            case Action.CONNECT:
+                self._events.append(ConnectRequested())
+            case Action.CLOSE:
+                self._close()
+            case Action.SEND_OPEN:
+                self._send_open()
+            case Action.SEND_KEEPALIVE:
+                self._out.append(message.encode(message.Keepalive(), _BEFORE_OPEN))
+            case Action.START_CONNECT_RETRY:
+                self._start_connect_retry(now)
+            case Action.START_OPEN_HOLD:
+                self._hold = now + OPEN_HOLD_S
+            case Action.START_HOLD:
+                self._restart_hold(now)
+            case Action.START_KEEPALIVE:
+                self._restart_keepalive(now)
+            case Action.START_IDLE_HOLD:
+                if not self.config.passive:
+                    self._idle_hold = now + self.config.connect_retry_s * self._jitter()
+            case Action.STOP_TIMERS:
+                self._connect_retry = self._hold = self._keepalive = self._idle_hold = None
+            case Action.UP:
+                assert self.negotiated is not None
+                self._events.append(Established(self.negotiated))
+            case _:
+                raise AssertionError(action)
+
+    def _start_connect_retry(self, now: float) -> None:
+        if self.config.passive:
+            return
+        wait = CONNECT_TIMEOUT_S
+        if self.state is State.ACTIVE:
+            wait = self.config.connect_retry_s * self._jitter()
+        self._connect_retry = now + wait
+
+    def _restart_hold(self, now: float) -> None:
+        assert self.negotiated is not None
+        seconds = self.negotiated.hold_time_s
+        self._hold = now + seconds if seconds else None
+
+    def _restart_keepalive(self, now: float) -> None:
+        assert self.negotiated is not None
+        seconds = self.negotiated.hold_time_s
+        self._keepalive = now + seconds / 3 * self._jitter() if seconds else None
+
+    def _send_open(self) -> None:
+        config = self.config
+        capabilities = Capabilities(
+            families=frozenset(config.families),
+            four_octet_as=config.local_as,
+            route_refresh=True,
+            enhanced_route_refresh=True,
+            graceful_restart=config.graceful_restart,
+            extended_message=True,
+        )
+        self._offered = message.Open(
+            config.local_as, config.hold_time_s, config.router_id, capabilities
+        )
+        self._out.append(message.encode(self._offered, _BEFORE_OPEN))
+
+    def _negotiate(self, peer: message.Open) -> None:
+        assert self._offered is not None
+        ours, theirs = self._offered.capabilities, peer.capabilities
+        families = ours.families & theirs.families
+        extended = theirs.extended_message
+        context = message.Context(
+            four_octet_as=theirs.four_octet_as is not None,
+            families=families,
+            internal=peer.asn == self._offered.asn,
+            max_message=message.MAX_EXTENDED_MESSAGE if extended else message.MAX_MESSAGE,
+        )
+        self.negotiated = Negotiated(
+            open=peer,
+            context=context,
+            families=tuple(f for f in Family if f in families),
+            hold_time_s=min(self._offered.hold_time_s, peer.hold_time_s),
+            route_refresh=theirs.route_refresh,
+            enhanced_route_refresh=theirs.enhanced_route_refresh,
+            graceful_restart=theirs.graceful_restart if ours.graceful_restart else None,
+        )
+        self._events.append(OpenReceived(peer))
+
+    def _deliver(self, received: message.Message | None) -> None:
+        if isinstance(received, message.Update):
+            if received.end_of_rib is not None:
+                self._events.append(EndOfRib(received.end_of_rib))
+            else:
+                self._events.append(UpdateReceived(received))
+        else:
+            assert isinstance(received, message.RouteRefresh)
+            known = received.subtype in tuple(Refresh)
+            if received.family in self._families and known:
+                assert received.family is not None
+                self._events.append(RefreshRequested(received.family, Refresh(received.subtype)))
+
+    @property
+    def _families(self) -> tuple[Family, ...]:
+        return self.negotiated.families if self.negotiated else ()
+
+    def _close(self) -> None:
+        """The events already noted stay; what was received behind them is void."""
+        self._inbox.clear()
+        self._buffer = b""
+        self._is_connected = False
+        self.negotiated = None
+        self._events.append(CloseRequested())
+
+
+_BEFORE_OPEN = message.Context(four_octet_as=False, families=frozenset(Family), internal=False)
+"""For messages that do not depend on what was negotiated."""
+
+
+def _unexpected(state: State, event: fsm.Event) -> PeerError:
+    """A message that the state does not expect. RFC 6608 §3."""
+    subcode = {
+        State.OPEN_SENT: FsmError.UNEXPECTED_IN_OPEN_SENT,
+        State.OPEN_CONFIRM: FsmError.UNEXPECTED_IN_OPEN_CONFIRM,
+        State.ESTABLISHED: FsmError.UNEXPECTED_IN_ESTABLISHED,
+    }[state]
+    text = f"{event.name} in state {state.value}"
+    return PeerError(Code.FINITE_STATE_MACHINE, subcode, message=text)
+
+
+def keeps_own(*, local: tuple[int, int], remote: tuple[int, int]) -> bool:
+    """Which of two connections to one peer stays: True, the one that we opened.
+
+    `local` and `remote` are (BGP identifier, AS). RFC 4271 §6.8, RFC 6286 §2.3.
+    """
+    return local > remote
