@@ -6,7 +6,7 @@ remembers it by its octets: the same octets give the very same `PathAttributes`.
 
 What happens to a malformed attribute is a column of the table `_RULES`. Faults are values
 (`Problem`); only what costs the session is raised. Limits: everything is bounded by the message's
-length, the memory of past ones by `CACHED_OCTETS`.
+length, the memory of past ones by `REMEMBERED_OCTETS`.
 
 Standards: RFC 7606 (all of it), RFC 4271 §4.3 and §6.3, RFC 1997, RFC 4360, RFC 4456, RFC 4760,
 RFC 5065 §5, RFC 6793 §4.2.3 and §6, RFC 7607 (AS 0), RFC 8092 §6.
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from samepath.bgp.attributes import (
     AS_TRANS,
@@ -30,14 +32,14 @@ from samepath.bgp.attributes import (
     segment_length,
 )
 from samepath.bgp.errors import Action, Code, PeerError, Problem, UpdateError
-from samepath.model.net import Address, address_text
+from samepath.model.net import Address, Family, address_text
 
 OPTIONAL = 0x80
 TRANSITIVE = 0x40
 PARTIAL = 0x20
 EXTENDED_LENGTH = 0x10
 
-CACHED_OCTETS = 1 << 20
+REMEMBERED_OCTETS = 1 << 20
 """Wire octets of path attributes that are remembered: a few MB of memory."""
 
 _BLOCK_OVERHEAD = 256
@@ -49,8 +51,8 @@ class ParsedAttributes:
     """One path attributes field without its multiprotocol attributes."""
 
     __slots__ = (
-        "_next_hops",
         "attributes",
+        "mp_reaches",
         "next_hop_problem",
         "of_nlri",
         "plain",
@@ -75,29 +77,25 @@ class ParsedAttributes:
         faultless = not problems and not of_nlri and next_hop_problem is None
         self.plain = attributes if faultless else None
         """The attributes of IPv4 NLRI, if there is nothing to say about them."""
-        self._next_hops: dict[tuple[Address, Address | None], PathAttributes] = {}
+        self.mp_reaches: dict[bytes, tuple[Family, PathAttributes]] = {}
+        """Families and attributes of past MP_REACH_NLRI with nothing to say about them.
 
-    def with_next_hop(self, next_hop: Address, link_local: Address | None) -> PathAttributes:
-        """The attributes of prefixes of MP_REACH_NLRI; the same object for the same next hops."""
-        key = next_hop, link_local
-        found = self._next_hops.get(key)
-        if found is None:
-            if len(self._next_hops) >= _NEXT_HOPS:
-                self._next_hops.clear()
-            found = replace(self.attributes, next_hop=next_hop, link_local_next_hop=link_local)
-            self._next_hops[key] = found
-        return found
+        By the attribute's octets up to the prefixes. Empty if anything is wrong here.
+        """
 
-
-_cache: dict[tuple[bool, bool], dict[bytes, ParsedAttributes]] = {
-    (four_octet_as, internal): {} for four_octet_as in (False, True) for internal in (False, True)
-}
-_cached_octets = 0
+    def remember_mp_reach(self, head: bytes, family: Family, attributes: PathAttributes) -> None:
+        if not self.problems and not self.of_nlri:
+            if len(self.mp_reaches) >= _NEXT_HOPS:
+                self.mp_reaches.clear()
+            self.mp_reaches[head] = family, attributes
 
 
-def remembered(four_octet_as: bool, internal: bool) -> dict[bytes, ParsedAttributes]:
-    """What past calls have read, by octets. Cleared in place when full, so it may be held."""
-    return _cache[four_octet_as, internal]
+_Blocks = dict[bytes, ParsedAttributes]
+
+REMEMBERED: tuple[tuple[_Blocks, _Blocks], tuple[_Blocks, _Blocks]] = (({}, {}), ({}, {}))
+"""What past calls have read, by [four_octet_as][internal] and octets; to be read only."""
+
+_remembered_octets = 0
 
 
 def decode_attributes(block: bytes, four_octet_as: bool, internal: bool) -> ParsedAttributes:
@@ -106,33 +104,33 @@ def decode_attributes(block: bytes, four_octet_as: bool, internal: bool) -> Pars
     `four_octet_as`: the AS numbers on this session have four octets; `internal`: iBGP.
     Raises PeerError for an unknown attribute that claims to be well-known (RFC 4271 §6.3).
     """
-    global _cached_octets
-    blocks = _cache[four_octet_as, internal]
+    global _remembered_octets
+    blocks = REMEMBERED[four_octet_as][internal]
     parsed = blocks.get(block)
     if parsed is None:
         parsed = _Draft(four_octet_as, internal).read(block)
-        _cached_octets += len(block) + _BLOCK_OVERHEAD
-        if _cached_octets > CACHED_OCTETS:
+        _remembered_octets += len(block) + _BLOCK_OVERHEAD
+        if _remembered_octets > REMEMBERED_OCTETS:
             forget()
-            _cached_octets = len(block) + _BLOCK_OVERHEAD
+            _remembered_octets = len(block) + _BLOCK_OVERHEAD
         blocks[block] = parsed
     return parsed
 
 
 def forget() -> None:
     """Empty the memory of past blocks."""
-    global _cached_octets
-    for blocks in _cache.values():
-        blocks.clear()
-    _cached_octets = 0
+    global _remembered_octets
+    for pair in REMEMBERED:
+        for blocks in pair:
+            blocks.clear()
+    _remembered_octets = 0
 
 
 # --- The framing: flags, type code, length, value ---------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RawAttribute:
-    """RFC 4271 §4.3."""
+class RawAttribute(msgspec.Struct, frozen=True, gc=False):
+    """RFC 4271 §4.3. A struct, since several are made for each IPv6 UPDATE."""
 
     flags: int
     code: int

@@ -48,6 +48,9 @@ class _Cache:
 
 _cache = _Cache()
 
+REMEMBERED = _cache.blocks
+"""What past calls have read, by family and octets; to be read only."""
+
 
 def decode_nlri(family: Family, data: bytes) -> tuple[Nlri, ...]:
     """The prefixes of a block, in its order, canonical: host bits cleared.

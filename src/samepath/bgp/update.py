@@ -19,18 +19,18 @@ Standards: RFC 4271 §4.3 and §6.3, RFC 4760 §3 and §4, RFC 2545 §3, RFC 472
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from samepath.bgp.attribute_decoder import (
     EXTENDED_LENGTH,
     OPTIONAL,
+    REMEMBERED,
     TRANSITIVE,
     ParsedAttributes,
     RawAttribute,
     decode_attributes,
-    remembered,
     take_mp,
     why_no_host,
 )
@@ -38,6 +38,7 @@ from samepath.bgp.attribute_encoder import encode_attributes
 from samepath.bgp.attributes import Attribute, PathAttributes
 from samepath.bgp.capabilities import SAFI_UNICAST, encode_afi, family_of_afi
 from samepath.bgp.errors import Action, Code, PeerError, Problem, UpdateError
+from samepath.bgp.nlri import REMEMBERED as REMEMBERED_NLRI
 from samepath.bgp.nlri import blocks, decode_nlri
 from samepath.model.net import Address, Family, Nlri
 
@@ -98,13 +99,43 @@ def decode_update(body: bytes, context: Context) -> Update:
     if body[0] == 0 == body[1]:
         after = 4 + (body[2] << 8 | body[3])
         if 4 < after < end:
-            known = remembered(context.four_octet_as, context.internal).get(body[4:after])
-            if known is not None and known.plain is not None and Family.IPV4 in context.families:
-                nlris = decode_nlri(Family.IPV4, body[after:])
-                return Update((Reach(Family.IPV4, nlris, known.plain),))
+            known = REMEMBERED[context.four_octet_as][context.internal].get(body[4:after])
+            if known is not None and known.plain is not None and _IPV4 in context.families:
+                data = body[after:]
+                nlris = _IPV4_BLOCKS.get(data) or decode_nlri(_IPV4, data)
+                return Update((Reach(_IPV4, nlris, known.plain),))
         elif end == 4:
-            return _end_of_rib(Family.IPV4, context)
+            return _end_of_rib(_IPV4, context)
+        elif after == end and end > 29 and body[5] == 14:
+            update = _known_mp_reach(body, context)
+            if update is not None:
+                return update
     return _decode_any(body, context)
+
+
+def _known_mp_reach(body: bytes, context: Context) -> Update | None:
+    """MP_REACH_NLRI first, as RFC 7606 §5.1 has it, then attributes that we have seen with it."""
+    if body[4] & EXTENDED_LENGTH:
+        start = 8
+        after = 8 + (body[6] << 8 | body[7])
+    else:
+        start = 7
+        after = 7 + body[6]
+    known = REMEMBERED[context.four_octet_as][context.internal].get(body[after:])
+    if known is None:
+        return None
+    nlri = start + 5 + body[start + 3]
+    reach = known.mp_reaches.get(body[start:nlri])
+    if reach is None or nlri > after or body[4] & (OPTIONAL | TRANSITIVE) != OPTIONAL:
+        return None
+    family, attributes = reach
+    if family not in context.families:
+        return None
+    return Update((Reach(family, decode_nlri(family, body[nlri:after]), attributes),))
+
+
+_IPV4 = Family.IPV4
+_IPV4_BLOCKS = REMEMBERED_NLRI[_IPV4]
 
 
 def _error(subcode: UpdateError, message: str, data: bytes = b"") -> PeerError:
@@ -239,13 +270,20 @@ def _mp_reach(
             UpdateError.OPTIONAL_ATTRIBUTE_ERROR,
             f"MP_REACH_NLRI of {family.label} has a next hop of {len(next_hop)} octets",
         )
-    nlris = decode_nlri(family, value[5 + len(next_hop) :])
+    head = value[: 5 + len(next_hop)]
+    nlris = decode_nlri(family, value[len(head) :])
+    known = parsed.mp_reaches.get(head)
+    if known is not None:
+        return Reach(family, nlris, known[1])
     address, link_local = _split_next_hop(next_hop)
+    attributes = replace(parsed.attributes, next_hop=address, link_local_next_hop=link_local)
     why = _why_no_next_hop(family, address)
     if why:
         subcode = UpdateError.INVALID_NEXT_HOP_ATTRIBUTE
         problems.append(Problem(Action.TREAT_AS_WITHDRAW, subcode, mp.code, why))
-    return Reach(family, nlris, parsed.with_next_hop(address, link_local))
+    else:
+        parsed.remember_mp_reach(head, family, attributes)
+    return Reach(family, nlris, attributes)
 
 
 _NEXT_HOP_OCTETS = {Family.IPV4: (4, 16, 32), Family.IPV6: (16, 32)}
