@@ -76,15 +76,23 @@ class Document:
     data: Any
     lines: Mapping[str, int]
     """Line of each field, by its path: `spec.ports[0].port`. The document itself is ``."""
+    prefix: str = ""
+    """Where `data` stands within the file's document: `items[3]` of a list."""
+
+    def part(self, path: str, data: Any) -> Document:
+        """The field at `path`, as a document of its own."""
+        whole = _join(self.prefix, path)
+        return Document(self.file, self.line_of(path), data, self.lines, whole)
 
     def line_of(self, path: str) -> int:
         """The line of the field, or of the nearest one around it."""
+        path = _join(self.prefix, path)
         while path and path not in self.lines:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.lines.get(path, self.line)
 
     def error(self, path: str, message: str) -> DocumentError:
-        return DocumentError(self.file, self.line_of(path), path, message)
+        return DocumentError(self.file, self.line_of(path), _join(self.prefix, path), message)
 
 
 def parse(text: str, file: str) -> list[Document]:
@@ -126,7 +134,8 @@ def _explain(text: str, document: Document) -> DocumentError:
     if missing := _MISSING.match(what):
         return document.error(_join(path, missing[1]), "missing")
     # Our own checks begin with the name of the field that they are about.
-    if (named := _NAMED.match(what)) and _join(path, named[1]) in document.lines:
+    named = _NAMED.match(what)
+    if named and _join(document.prefix, _join(path, named[1])) in document.lines:
         return document.error(_join(path, named[1]), named[2])
     what = what.replace("`", "")
     if what.startswith(("Expected ", "Invalid ")):
@@ -135,7 +144,9 @@ def _explain(text: str, document: Document) -> DocumentError:
 
 
 def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+    if path and name:
+        return path + name if name.startswith("[") else f"{path}.{name}"
+    return path or name
 
 
 # -- YAML -------------------------------------------------------------------------------------

@@ -1,0 +1,195 @@
+"""The cluster as the plan sees it: nodes, services and their endpoints.
+
+Made by `samepath.kube` out of Kubernetes objects (from any source), used by `samepath.plan`.
+Addresses are packed octets, defaults are resolved: nothing here is absent or unparsed. Only what
+the plan needs is kept.
+
+Kubernetes API: core/v1 Node and Service, discovery.k8s.io/v1 EndpointSlice.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from samepath.model.net import Address, Family, Nlri, family_of
+
+
+class Protocol(enum.Enum):
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+
+    __hash__ = object.__hash__
+
+
+class NodeDrain(enum.Enum):
+    """Why no new flow should come to a node. Cordon is not among the reasons."""
+
+    LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+    ANNOTATION = "samepath.dev/drain"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    pod_cidrs: tuple[tuple[Family, Nlri], ...] = ()
+    drain: NodeDrain | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    port: int
+    protocol: Protocol = Protocol.TCP
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    namespace: str
+    name: str
+    ports: tuple[ServicePort, ...] = ()
+    cluster_ips: tuple[Address, ...] = ()
+    external_ips: tuple[Address, ...] = ()
+    load_balancer: bool = False
+    """`spec.type` is LoadBalancer."""
+    load_balancer_ips: tuple[Address, ...] = ()
+    """`status.loadBalancer.ingress`."""
+    load_balancer_class: str | None = None
+    external_local: bool = False
+    """`spec.externalTrafficPolicy` is Local."""
+    internal_local: bool = False
+    """`spec.internalTrafficPolicy` is Local."""
+    affinity: bool = False
+    """`spec.sessionAffinity` is ClientIP."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePort:
+    """A port that the endpoints of a slice listen on, for the service's port of the same name."""
+
+    number: int | None
+    """None: all ports; the service's number is theirs, too."""
+    protocol: Protocol = Protocol.TCP
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address behind a service, usually a pod's."""
+
+    address: Address
+    node: str | None = None
+    ready: bool = True
+    serving: bool = True
+    """Readiness, whether terminating or not."""
+    terminating: bool = False
+    pod: str = ""
+    """namespace/name, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Some of a service's endpoints, of one family; more than 100 come in several slices."""
+
+    namespace: str
+    name: str
+    service: str
+    """Name of the service in the same namespace; empty if it belongs to none."""
+    family: Family
+    ports: tuple[SlicePort, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def service_key(self) -> str:
+        return f"{self.namespace}/{self.service}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a new flow can be sent for one port of a service."""
+
+    address: Address
+    port: int
+    local: bool
+    ready: bool
+    serving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All objects at one moment."""
+
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """By `Service.key`."""
+    slices: Mapping[str, tuple[EndpointSlice, ...]] = field(default_factory=dict)
+    """By the key of their service."""
+
+    def targets(
+        self, service: Service, port: ServicePort, family: Family, node: str
+    ) -> tuple[Target, ...]:
+        """Every endpoint of the port, once, sorted; `local` as seen from `node`."""
+        found: dict[tuple[Address, int], Target] = {}
+        for part in self.slices.get(service.key, ()):
+            if part.family is not family:
+                continue
+            for number in _numbers(part, port):
+                for endpoint in part.endpoints:
+                    new = Target(
+                        endpoint.address,
+                        number,
+                        endpoint.node == node,
+                        endpoint.ready,
+                        endpoint.serving,
+                    )
+                    # An endpoint that is just moving between slices stands in both.
+                    old = found.get((new.address, number))
+                    if old is None or _better(new, old):
+                        found[new.address, number] = new
+        return tuple(found[key] for key in sorted(found))
+
+
+def _numbers(part: EndpointSlice, port: ServicePort) -> list[int]:
+    return [
+        port.port if p.number is None else p.number
+        for p in part.ports
+        if p.name == port.name and p.protocol is port.protocol
+    ]
+
+
+def _better(new: Target, old: Target) -> bool:
+    return (new.ready, new.serving, new.local) > (old.ready, old.serving, old.local)
+
+
+def make_cluster(objects: Iterable[Node | Service | EndpointSlice]) -> Cluster:
+    """The objects, indexed. Of two with one name the later counts; sources see to that."""
+    nodes: dict[str, Node] = {}
+    services: dict[str, Service] = {}
+    slices: dict[str, dict[str, EndpointSlice]] = {}
+    for thing in objects:
+        if isinstance(thing, Node):
+            nodes[thing.name] = thing
+        elif isinstance(thing, Service):
+            services[thing.key] = thing
+        else:
+            slices.setdefault(thing.service_key, {})[thing.key] = thing
+    ordered = {key: tuple(s for _, s in sorted(of.items())) for key, of in slices.items()}
+    return Cluster(nodes, services, ordered)
+
+
+def addresses_by_family(addresses: Iterable[Address]) -> dict[Family, list[Address]]:
+    """Sorted, per family."""
+    parted: dict[Family, list[Address]] = {f: [] for f in Family}
+    for address in sorted(set(addresses)):
+        parted[family_of(address)].append(address)
+    return parted
