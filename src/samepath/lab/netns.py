@@ -73,5 +73,5 @@ def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
     """A cable between two hosts, both ends up."""
     ip("link", "add", a_name, "netns", a.name, "type", "veth",
        "peer", "name", b_name, "netns", b.name)  # fmt: skip
-    a.ip("link", "set", a_name, "up")
-    b.ip("link", "set", b_name, "up")
+    a.ip("link", "set", "dev", a_name, "up")
+    b.ip("link", "set", "dev", b_name, "up")

@@ -1,0 +1,239 @@
+"""The files that the lab's programs read: pure functions from topology to text.
+
+`bird.conf` for the upstream router, `gateway.yaml` and `agent.yaml` for ours, and the folder of
+Kubernetes manifests that every agent follows. `lab.running` writes them, each by rename.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from samepath.lab.topology import (
+    CLUSTER_ADDRESSES,
+    GATEWAY_AS,
+    POD_BLOCKS,
+    POD_PORT,
+    SEGMENT,
+    SERVICE_ADDRESSES,
+    SERVICE_POOLS,
+    SERVICE_PORT,
+    UPSTREAM_AS,
+    Gateway,
+    Node,
+    Pod,
+    Topology,
+)
+
+Dataplane = Literal["kernel", "plain"]
+
+SERVICE = "web"
+DRAIN_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+
+class Condition(enum.Enum):
+    """What the EndpointSlice says of a pod: (ready, serving, terminating)."""
+
+    READY = (True, True, False)
+    TERMINATING = (False, True, True)
+    UNREADY = (False, False, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    pod: Pod
+    condition: Condition
+
+
+def gateway_config(
+    topology: Topology, gateway: Gateway, dataplane: Dataplane, run_dir: str, expected_peers: int
+) -> str:
+    """`gateway.yaml`. The two data planes differ in one line."""
+    spec = topology.spec
+    nodes = {
+        "range": SEGMENT[0],
+        "remote_as": GATEWAY_AS,
+        "hold_time_s": spec.hold_time_s,
+        "import": {"services": list(SERVICE_POOLS), "pods": list(POD_BLOCKS)},
+        "export": ["pods", "default"],
+    }
+    upstream = {
+        "address": gateway.upstream4,
+        "remote_as": UPSTREAM_AS,
+        "local_address": gateway.uplink4,
+        "hold_time_s": spec.hold_time_s,
+        "connect_retry_s": 1,
+        "import": {"routes": ["0.0.0.0/0", "::/0"]},
+        "export": ["services", "pods"],
+    }
+    return _yaml(
+        {
+            "router_id": gateway.segment4,
+            "as": GATEWAY_AS,
+            "listen": [gateway.segment4, gateway.uplink4],
+            "neighbors": [nodes, upstream],
+            "run_dir": run_dir,
+            "buckets": spec.buckets,
+            "hash_seed": spec.hash_seed,
+            "idle_timer_s": spec.idle_timer_s,
+            "expected_peers": expected_peers,
+            "dataplane": dataplane,
+        }
+    )
+
+
+def agent_config(topology: Topology, node: Node, manifests: str, run_dir: str) -> str:
+    """`agent.yaml`: every gateway is a neighbour."""
+    neighbors = [
+        {
+            "address": gateway.segment4,
+            "remote_as": GATEWAY_AS,
+            "local_address": node.segment4,
+            "hold_time_s": topology.spec.hold_time_s,
+            "connect_retry_s": 1,
+            "import": {"pods": list(POD_BLOCKS), "routes": ["0.0.0.0/0", "::/0"]},
+        }
+        for gateway in topology.gateways
+    ]
+    return _yaml(
+        {
+            "router_id": node.segment4,
+            "as": GATEWAY_AS,
+            "next_hops": [node.segment4, node.segment6],
+            "neighbors": neighbors,
+            "run_dir": run_dir,
+            "node": node.name,
+            "manifests": manifests,
+        }
+    )
+
+
+def bird_config(topology: Topology, log: str) -> str:
+    """`bird.conf`: plain ECMP over all gateways (`merge paths`), graceful restart as a helper."""
+    neighbors = "\n".join(_bird_neighbor(topology, g) for g in topology.gateways)
+    return f"""\
+# The upstream router of the lab: somebody else's software, plain ECMP.
+log "{log}" all;
+timeformat base iso long ms;
+timeformat log iso long ms;
+timeformat protocol iso long ms;
+timeformat route iso long ms;
+router id 192.0.2.1;
+debug protocols {{ states }};
+
+protocol device {{ scan time 2; }}
+protocol static default4 {{ ipv4; route 0.0.0.0/0 blackhole; }}
+protocol static default6 {{ ipv6; route ::/0 blackhole; }}
+protocol kernel kernel4 {{
+  merge paths on;
+  ipv4 {{ import none; export where source = RTS_BGP; }};
+}}
+protocol kernel kernel6 {{
+  merge paths on;
+  ipv6 {{ import none; export where source = RTS_BGP; }};
+}}
+
+{neighbors}"""
+
+
+def _bird_neighbor(topology: Topology, gateway: Gateway) -> str:
+    return f"""\
+protocol bgp {gateway.name} {{
+  local {gateway.upstream4} as {UPSTREAM_AS};
+  neighbor {gateway.uplink4} as {GATEWAY_AS};
+  direct;
+  hold time {topology.spec.hold_time_s};
+  connect retry time 2;
+  connect delay time 1;
+  error wait time 1, 3;
+  graceful restart aware;
+  ipv4 {{ import all; export where source = RTS_STATIC; }};
+  ipv6 {{ import all; export where source = RTS_STATIC; next hop address {gateway.upstream6}; }};
+}}
+"""
+
+
+def manifests(
+    nodes: Iterable[Node], draining: Iterable[str], endpoints: Iterable[Endpoint]
+) -> dict[str, str]:
+    """File name to text: one Node a file, the Service, one EndpointSlice a family."""
+    drained = set(draining)
+    listed = sorted(endpoints, key=lambda e: e.pod.name)
+    files = {f"node-{n.name}.yaml": _yaml(_node(n, n.name in drained)) for n in nodes}
+    files["service.yaml"] = _yaml(_service())
+    files["endpoints-ipv4.yaml"] = _yaml(_slice("IPv4", listed))
+    files["endpoints-ipv6.yaml"] = _yaml(_slice("IPv6", listed))
+    return files
+
+
+def _node(node: Node, draining: bool) -> dict[str, Any]:
+    labels = {"kubernetes.io/hostname": node.name}
+    if draining:
+        labels[DRAIN_LABEL] = ""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": labels},
+        "spec": {"podCIDR": node.pods4, "podCIDRs": [node.pods4, node.pods6]},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": node.segment4},
+                {"type": "InternalIP", "address": node.segment6},
+            ]
+        },
+    }
+
+
+def _service() -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": SERVICE, "namespace": "default"},
+        "spec": {
+            "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local",
+            "ipFamilyPolicy": "RequireDualStack",
+            "ipFamilies": ["IPv4", "IPv6"],
+            "clusterIP": CLUSTER_ADDRESSES[0],
+            "clusterIPs": list(CLUSTER_ADDRESSES),
+            "selector": {"app": SERVICE},
+            "ports": [
+                {"name": "http", "protocol": "TCP", "port": SERVICE_PORT, "targetPort": POD_PORT}
+            ],
+        },
+        "status": {"loadBalancer": {"ingress": [{"ip": a} for a in SERVICE_ADDRESSES]}},
+    }
+
+
+def _slice(family: Literal["IPv4", "IPv6"], endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{SERVICE}-{family.lower()}",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": SERVICE},
+        },
+        "addressType": family,
+        "ports": [{"name": "http", "protocol": "TCP", "port": POD_PORT}],
+        "endpoints": [_endpoint(family, e) for e in endpoints],
+    }
+
+
+def _endpoint(family: Literal["IPv4", "IPv6"], endpoint: Endpoint) -> dict[str, Any]:
+    ready, serving, terminating = endpoint.condition.value
+    pod = endpoint.pod
+    return {
+        "addresses": [pod.address4 if family == "IPv4" else pod.address6],
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+        "nodeName": pod.node,
+        "targetRef": {"kind": "Pod", "namespace": "default", "name": pod.name},
+    }
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(document, sort_keys=False))

@@ -1,0 +1,428 @@
+"""A lab that is up: its hosts and processes, what may be done to them, and its end.
+
+`Lab.up` builds, `Lab.open` finds one that stands, `down` removes all of it, whoever built it and
+however that ended. Its one record is `/run/samepath-lab/NAME/`; but `down` needs no record:
+namespaces are found by the prefix of their names, processes by their mark (`lab.processes`), cables
+end with their namespaces. Called by `cli.lab`, `lab.scenario` and the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from samepath.lab import build, processes, render
+from samepath.lab.netns import Namespace, ip
+from samepath.lab.processes import Process
+from samepath.lab.render import Condition, Dataplane, Endpoint
+from samepath.lab.topology import POD_PORT, Node, Pod, Spec, Topology, topology
+from samepath.lab.traffic import CLIENT_SCRIPT, SERVER_SCRIPT, Traffic, script
+
+ROOT = Path("/run/samepath-lab")
+NETNS = Path("/run/netns")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+GRACE_S = 6.0
+"""terminationGracePeriodSeconds of the lab's pods."""
+STATE = "state.json"
+
+
+class LabError(Exception):
+    """What an operator of the lab can put right; one line."""
+
+
+class PodState(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod by its node and number, and what its EndpointSlice says of it; None: not listed."""
+
+    node: str
+    number: int
+    condition: str | None
+
+
+class State(msgspec.Struct, kw_only=True):
+    """`state.json`, replaced by rename on each change."""
+
+    name: str
+    spec: Spec
+    dataplane: Dataplane
+    processes: list[Process] = []
+    pods: list[PodState] = []
+    nodes: list[str] = []
+    """Nodes with a Node manifest."""
+    draining: list[str] = []
+    expected_peers: int = 0
+    next_pod: dict[str, int] = {}
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What `down` found."""
+
+    processes: int
+    namespaces: int
+    run_dir: bool
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.processes or self.namespaces or self.run_dir)
+
+
+class Lab:
+    """One lab. Not shared between threads."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.name = state.name
+        self.topology: Topology = topology(state.spec)
+        self.run_dir = ROOT / state.name
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    # Up, open, down.
+
+    @classmethod
+    def up(
+        cls,
+        name: str,
+        spec: Spec,
+        dataplane: Dataplane = "kernel",
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> Lab:
+        """Build it and start everything; what was built is removed if that fails."""
+        need_root()
+        _checked(name)
+        ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            (ROOT / name).mkdir(mode=0o700)
+        except FileExistsError:
+            raise LabError(
+                f"the lab {name!r} is up, or was left by a crash: `samepath lab down` removes it"
+            ) from None
+        lab = cls(State(name=name, spec=spec, dataplane=dataplane))
+        try:
+            lab._build(tell)
+        except BaseException:
+            down(name)
+            raise
+        return lab
+
+    @classmethod
+    def open(cls, name: str) -> Lab:
+        """One that stands. Raises LabError."""
+        _checked(name)
+        file = ROOT / name / STATE
+        try:
+            return cls(msgspec.json.decode(file.read_bytes(), type=State))
+        except FileNotFoundError:
+            raise LabError(f"there is no lab {name!r}: `samepath lab up` makes one") from None
+        except PermissionError:
+            raise LabError("the lab needs root") from None
+
+    def _build(self, tell: Callable[[str], None]) -> None:
+        for folder in ("log", "config", "manifests", "run"):
+            (self.run_dir / folder).mkdir()
+        self._save()
+        tell("namespaces and cables")
+        plan = build.hosts(self.topology)
+        build.make(plan, {name: self.host(name) for name in plan.hosts}, self.name)
+        tell("pods")
+        for node in self.topology.working:
+            self.start_pods(node, Condition.READY)
+        self.state.nodes = [n.name for n in self.topology.working]
+        self.state.expected_peers = len(self.state.nodes)
+        self.write_manifests()
+        tell("upstream router, gateways, agents")
+        self.start_upstream()
+        for gateway in self.topology.gateways:
+            self.start_gateway(gateway.name)
+        for node in self.topology.working:
+            self.start_agent(node.name)
+        self.state.ready = True
+        self._save()
+
+    def _save(self) -> None:
+        replace(self.run_dir / STATE, msgspec.json.encode(self.state))
+
+    # Hosts and processes.
+
+    def host(self, name: str) -> Namespace:
+        return Namespace(f"{self.name}.{name}")
+
+    def program_dir(self, host: str) -> str:
+        """Where a program's control socket lives."""
+        return str(self.run_dir / "run" / host)
+
+    def log(self, host: str, role: str) -> Path:
+        return self.run_dir / "log" / f"{host}.{role}.log"
+
+    def start(self, host: str, role: str, command: Sequence[str]) -> Process:
+        """A process that outlives ours, its output appended to its log."""
+        with self.log(host, role).open("ab") as log:
+            child = processes.spawn(
+                self.name, self.host(host), command,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self._children[child.pid] = child
+        begun = processes.start_time(child.pid)
+        if begun is None:
+            raise LabError(f"{host}: {role} ended at once; see {self.log(host, role)}")
+        process = Process(host, role, child.pid, begun)
+        self.state.processes.append(process)
+        self._save()
+        return process
+
+    def process(self, host: str, role: str) -> Process | None:
+        """The living process of that role."""
+        for process in self.state.processes:
+            if (process.host, process.role) == (host, role) and processes.alive(process):
+                return process
+        return None
+
+    def stop(self, host: str, role: str, number: signal.Signals, limit_s: float = 10) -> None:
+        """Signal a process and wait for its end. Raises LabError when it does not end."""
+        process = self.process(host, role)
+        if process is None:
+            return
+        processes.send(process.pid, self.name, number)
+        if not processes.wait_gone(process.pid, limit_s):
+            raise LabError(f"{host}: {role} (pid {process.pid}) does not end")
+        self._ended(process)
+
+    def _ended(self, process: Process) -> None:
+        if child := self._children.pop(process.pid, None):
+            child.wait(5)
+        self.state.processes.remove(process)
+        self._save()
+
+    def start_upstream(self) -> None:
+        config = self._config("upstream.conf", render.bird_config(
+            self.topology, str(self.log("upstream", "bird"))))  # fmt: skip
+        control = Path(self.program_dir("upstream"))
+        control.mkdir(exist_ok=True)
+        self.start("upstream", "router", [
+            "/usr/sbin/bird", "-f", "-c", config, "-s", str(control / "bird.ctl"),
+            "-P", str(control / "bird.pid"),
+        ])  # fmt: skip
+
+    def start_gateway(self, name: str) -> None:
+        self.start(name, "gateway", [*samepath(), "gateway", "--config", self.write_gateway(name)])
+
+    def write_gateway(self, name: str) -> str:
+        text = render.gateway_config(
+            self.topology, self.topology.gateway(name), self.state.dataplane,
+            self.program_dir(name), self.state.expected_peers,
+        )  # fmt: skip
+        return self._config(f"{name}.yaml", text)
+
+    def expect_peers(self, count: int) -> None:
+        """Tell the gateways, as their operator would, how many nodes there are to wait for."""
+        self.state.expected_peers = count
+        self._save()
+        for gateway in self.topology.gateways:
+            self.write_gateway(gateway.name)
+
+    def start_agent(self, name: str) -> None:
+        text = render.agent_config(
+            self.topology, self.topology.node(name), str(self.run_dir / "manifests"),
+            self.program_dir(name),
+        )  # fmt: skip
+        config = self._config(f"{name}.yaml", text)
+        self.start(name, "agent", [*samepath(), "agent", "--config", config])
+
+    def _config(self, name: str, text: str) -> str:
+        path = self.run_dir / "config" / name
+        replace(path, text.encode())
+        return str(path)
+
+    def traffic(self, limit_s: float) -> Traffic:
+        """One client process in each client namespace; they end with us."""
+        clients = []
+        for index, client in enumerate(self.topology.clients):
+            sources = [w for a in (*client.addresses4, *client.addresses6) for w in ("--source", a)]
+            command = [*script(CLIENT_SCRIPT), *sources, "--limit", str(limit_s),
+                       "--seed", str(index + 1)]  # fmt: skip
+            with self.log(client.name, "traffic").open("ab") as log:
+                clients.append(processes.spawn(
+                    self.name, self.host(client.name), command,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                ))  # fmt: skip
+        return Traffic(clients)
+
+    def execute(self, host: str, command: Sequence[str]) -> int:
+        """Run a command on a host, with our own terminal. Its exit status."""
+        namespace = self.host(host)
+        if not namespace.path.exists():
+            known = [n.removeprefix(f"{self.name}.") for n in namespaces_of(self.name)]
+            raise LabError(f"no host {host!r} in the lab; there are {', '.join(known)}")
+        return subprocess.run(
+            namespace.command(command), env=processes.environment(self.name), check=False
+        ).returncode
+
+    def status(self) -> dict[str, Any]:
+        """Hosts with their processes, as plain data."""
+        hosts = [n.removeprefix(f"{self.name}.") for n in namespaces_of(self.name)]
+        return {
+            "name": self.name,
+            "dataplane": self.state.dataplane,
+            "run_dir": str(self.run_dir),
+            "ready": self.state.ready,
+            "hosts": [
+                {
+                    "name": host,
+                    "processes": [
+                        {"role": p.role, "pid": p.pid, "alive": processes.alive(p)}
+                        for p in self.state.processes
+                        if p.host == host
+                    ],
+                }
+                for host in hosts
+            ],
+        }
+
+    # Pods and manifests.
+
+    def start_pods(self, node: Node, condition: Condition | None) -> list[Pod]:
+        """As many new pods as a node has; listed with `condition` in the next manifests."""
+        return [self._start_pod(node, condition) for _ in range(self.state.spec.pods_per_node)]
+
+    def _start_pod(self, node: Node, condition: Condition | None) -> Pod:
+        number = self.state.next_pod.get(node.name, 1)
+        self.state.next_pod[node.name] = number + 1
+        pod = self.topology.pod(node, number)
+        plan, on_node = build.pod(pod)
+        hosts = {name: self.host(name) for name in (pod.name, node.name)}
+        build.make(plan, hosts, self.name)
+        build.batch(self.name, on_node, self.host(node.name).name)
+        self.state.pods.append(
+            PodState(node=node.name, number=number, condition=condition.name if condition else None)
+        )
+        self.start(pod.name, "pod", [
+            *script(SERVER_SCRIPT), "--name", pod.name, "--port", str(POD_PORT),
+            "--grace", str(GRACE_S),
+        ])  # fmt: skip
+        wait(lambda: _listens(self.host(pod.name)), 10, f"{pod.name} to listen")
+        return pod
+
+    def pods(self, node: str) -> list[Pod]:
+        return [self._pod(p) for p in self.state.pods if p.node == node]
+
+    def _pod(self, pod: PodState) -> Pod:
+        return self.topology.pod(self.topology.node(pod.node), pod.number)
+
+    def list_pods(self, pods: Sequence[Pod], condition: Condition | None) -> None:
+        """What the EndpointSlices say of these pods from the next `write_manifests` on."""
+        names = {p.name for p in pods}
+        self.state.pods = [
+            msgspec.structs.replace(p, condition=condition.name if condition else None)
+            if self._pod(p).name in names
+            else p
+            for p in self.state.pods
+        ]
+
+    def end_pods(self, pods: Sequence[Pod], number: signal.Signals, limit_s: float = 15) -> None:
+        """Signal them all, wait for all, remove their namespaces."""
+        for pod in pods:
+            if process := self.process(pod.name, "pod"):
+                processes.send(process.pid, self.name, number)
+        for pod in pods:
+            if process := self.process(pod.name, "pod"):
+                if not processes.wait_gone(process.pid, limit_s):
+                    raise LabError(f"{pod.name} does not end")
+                self._ended(process)
+        names = {p.name for p in pods}
+        self.state.pods = [p for p in self.state.pods if self._pod(p).name not in names]
+        for pod in pods:
+            self.host(pod.name).delete()
+        self._save()
+
+    def write_manifests(self) -> None:
+        """Bring the folder to the present state, each changed file by rename."""
+        endpoints = [
+            Endpoint(self._pod(p), Condition[p.condition]) for p in self.state.pods if p.condition
+        ]
+        nodes = [n for n in self.topology.nodes if n.name in self.state.nodes]
+        files = render.manifests(nodes, self.state.draining, endpoints)
+        folder = self.run_dir / "manifests"
+        for name, text in files.items():
+            path = folder / name
+            if not path.exists() or path.read_text() != text:
+                replace(path, text.encode())
+        for path in folder.glob("*.yaml"):
+            if path.name not in files:
+                path.unlink()
+        self._save()
+
+
+def down(name: str) -> Removed:
+    """Remove everything of the lab `name`; it may be whole, half built, or not there at all."""
+    need_root()
+    _checked(name)
+    killed = processes.kill_all(name)
+    namespaces = namespaces_of(name)
+    for namespace in namespaces:
+        ip("netns", "del", namespace)
+    run_dir = ROOT / name
+    existed = run_dir.exists()
+    if existed:
+        shutil.rmtree(run_dir)
+    with contextlib.suppress(OSError):
+        ROOT.rmdir()  # the last one out
+    return Removed(killed, len(namespaces), existed)
+
+
+def namespaces_of(name: str) -> list[str]:
+    if not NETNS.exists():
+        return []
+    return sorted(p.name for p in NETNS.iterdir() if p.name.startswith(f"{name}."))
+
+
+def labs() -> list[str]:
+    """Names of the labs that have a run directory."""
+    return sorted(p.name for p in ROOT.iterdir()) if ROOT.exists() else []
+
+
+def wait(condition: Callable[[], Any], limit_s: float, what: str, pause_s: float = 0.05) -> float:
+    """Wait for a condition; how long it took. Raises LabError after `limit_s`."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > limit_s:
+            raise LabError(f"waited {limit_s:.0f} s for {what}")
+        time.sleep(pause_s)
+    return time.monotonic() - began
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file as a whole, so that no reader sees half of it. Hidden until it is complete."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def need_root() -> None:
+    if os.geteuid() != 0:
+        raise LabError("the lab makes network namespaces, so it needs root")
+
+
+def samepath() -> list[str]:
+    """The command of our own programs, in this very installation."""
+    return [sys.executable, "-c", "from samepath.cli.main import main; main()"]
+
+
+def _checked(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise LabError(f"a lab's name is small letters, digits and hyphens, not {name!r}")
+
+
+def _listens(host: Namespace) -> bool:
+    return f":{POD_PORT} " in host.run("ss", "-Hltn")
