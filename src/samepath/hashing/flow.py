@@ -2,8 +2,9 @@
 
 For `net.ipv4.fib_multipath_hash_policy=3` (and IPv6's) with hash fields `FIELDS`, and
 `net.ipv4.fib_multipath_hash_seed` set to a non-zero value, which also serves IPv6 (Linux 6.11).
-A forwarded packet (`packet_hash`) takes one step more than a lookup without a packet
-(`lookup_hash`), so `ip route get` does not say where a packet goes; `bucket` does.
+The hash of a forwarded packet (`packet_hash`) takes one step more than that of a host's own socket
+(`local_hash`). `ip route get` answers with the one for IPv4 and with the other for IPv6
+(`lookup_hash`): for IPv6 it does not say where a packet goes. `bucket` does.
 
 Called by `samepath trace`, by the gateway at its start (`probes`: the kernel promises no stability
 of this hash) and, for arrays of flows, by the simulator and the lab (`packet_hashes`). The tests
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samepath.hashing.siphash import jhash_2words, siphash24
-from samepath.model.net import Address, Family, parse_address
+from samepath.model.net import Address, Family
 
 POLICY = 3
 FIELDS = 0x37
@@ -60,7 +61,15 @@ def packet_hash(flow: Flow, seed: int) -> int:
 
 
 def lookup_hash(flow: Flow, seed: int) -> int:
-    """The 31-bit multipath hash of a lookup without a packet: `ip route get`, local sockets."""
+    """The 31-bit multipath hash of `ip route get` (RTM_GETROUTE with protocol and ports).
+
+    IPv4 makes up a packet for the question, so this is `packet_hash`; IPv6 makes none.
+    """
+    return packet_hash(flow, seed) if len(flow.source) == 4 else local_hash(flow, seed)
+
+
+def local_hash(flow: Flow, seed: int) -> int:
+    """The 31-bit multipath hash of a host's own sockets, which look up without a packet."""
     return _flow_hash(flow, seed) >> 1
 
 
@@ -105,20 +114,15 @@ def packet_hashes(
     return packet
 
 
-def probes(seed: int, family: Family, count: int = 8) -> tuple[tuple[Flow, int], ...]:
-    """Flows between documentation addresses (RFC 5737, RFC 3849) with their `lookup_hash`.
+def probes(
+    seed: int, source: Address, destination: Address, count: int = 8
+) -> tuple[tuple[Flow, int], ...]:
+    """A few flows with their `lookup_hash`, to ask the running kernel for.
 
-    A gateway asks its kernel for these at start (through a scratch group, with `ip route get` or
-    its netlink equivalent) and says so if the kernel hashes otherwise.
+    `source` must be an address of the asking host, or the kernel refuses the question;
+    `destination` one that it routes through the group in question.
     """
-    source, destination = {
-        Family.IPV4: ("192.0.2.1", "198.51.100.1"),
-        Family.IPV6: ("2001:db8::1", "2001:db8:1::1"),
-    }[family]
-    flows = [
-        Flow(parse_address(source), parse_address(destination), 6 if i % 2 else 17, 40000 + i, 80)
-        for i in range(count)
-    ]
+    flows = [Flow(source, destination, 6 if i % 2 else 17, 40000 + i, 80) for i in range(count)]
     return tuple((flow, lookup_hash(flow, seed)) for flow in flows)
 
 
