@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from samepath.bgp.errors import Code, PeerError, UpdateError
 from samepath.model.net import Family, Nlri
 
-CACHED_OCTETS = 1 << 20
+REMEMBERED_OCTETS = 1 << 20
 """Wire octets whose decoded prefixes are kept, all families together: about 10 MB of memory."""
 
 _BLOCK_OVERHEAD = 32
@@ -35,7 +35,7 @@ class _Cache:
 
     def add(self, family: Family, data: bytes, nlris: tuple[Nlri, ...]) -> None:
         self.octets += len(data) + _BLOCK_OVERHEAD
-        if self.octets > CACHED_OCTETS:
+        if self.octets > REMEMBERED_OCTETS:
             self.clear()
             self.octets = len(data) + _BLOCK_OVERHEAD
         self.blocks[family][data] = nlris
@@ -50,6 +50,11 @@ _cache = _Cache()
 
 REMEMBERED = _cache.blocks
 """What past calls have read, by family and octets; to be read only."""
+
+
+def forget() -> None:
+    """Empty the memory of past blocks."""
+    _cache.clear()
 
 
 def decode_nlri(family: Family, data: bytes) -> tuple[Nlri, ...]:
