@@ -1,7 +1,7 @@
 """The control socket: how `samepath status` and the tests ask a running program.
 
-A unix socket in the program's run directory, both for root only (0700, 0600). One question a
-connection: a line of JSON `{"get": "status", ...}`, and the answer is one JSON document, then end of
+A unix socket in the run directory, both for root only (0700, 0600). One question a
+connection: a line of JSON `{"get": "status", ...}`; the answer is one JSON document, then end of
 file. A question that is not understood gets `{"error": "..."}`. Nothing can be changed through it.
 
 Served by `programs.gateway` and `programs.agent`; asked by `cli` and `lab`.
@@ -10,6 +10,7 @@ Served by `programs.gateway` and `programs.agent`; asked by `cli` and `lab`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ from typing import Any
 import msgspec
 
 Answer = Callable[[dict[str, Any]], Any]
-"""Takes the question, gives what JSON can say (msgspec: dataclasses and bytes included)."""
+"""Takes the question, gives what JSON can say, or an awaitable of it. Raises ValueError for a
+question that cannot be answered; its text is the answer then."""
 
 LINE_LIMIT = 65536
 PATIENCE_S = 10.0
@@ -36,7 +38,7 @@ async def serve(run_dir: str, name: str, answers: Mapping[str, Answer]) -> async
         try:
             async with asyncio.timeout(PATIENCE_S):
                 line = await reader.readline()
-                writer.write(_answer(line, answers))
+                writer.write(await _answer(line, answers))
                 await writer.drain()
         except (TimeoutError, ConnectionError, ValueError):
             pass  # the asker went away, or sent more than a line may hold
@@ -50,7 +52,7 @@ async def serve(run_dir: str, name: str, answers: Mapping[str, Answer]) -> async
         os.umask(umask)
 
 
-def _answer(line: bytes, answers: Mapping[str, Answer]) -> bytes:
+async def _answer(line: bytes, answers: Mapping[str, Answer]) -> bytes:
     try:
         question = msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.MsgspecError as error:
@@ -61,7 +63,10 @@ def _answer(line: bytes, answers: Mapping[str, Answer]) -> bytes:
         known = ", ".join(sorted(answers))
         return msgspec.json.encode({"error": f"get: one of {known}, not {wanted!r}"})
     try:
-        return msgspec.json.encode(found(question))
+        result = found(question)
+        if inspect.isawaitable(result):
+            result = await result
+        return msgspec.json.encode(result)
     except ValueError as error:
         return msgspec.json.encode({"error": str(error)})
 

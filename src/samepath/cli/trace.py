@@ -1,0 +1,53 @@
+"""`samepath trace CLIENT:PORT SERVICE:PORT`: the bucket, the next hop, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from samepath.cli.status import RUN_DIR
+from samepath.programs.control import NotRunningError, ask
+
+
+def split(text: str) -> tuple[str, int]:
+    """`192.0.2.1:80` or `[2001:db8::1]:80`. Raises click.BadParameter."""
+    host, colon, port = text.rpartition(":")
+    host = host.strip()
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise click.BadParameter(f"{text}: an IPv6 address stands in brackets: [2001:db8::1]:80")
+    if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise click.BadParameter(f"{text}: expected ADDRESS:PORT")
+    return host, int(port)
+
+
+@click.command(help="Where a flow from CLIENT:PORT to SERVICE:PORT goes, and why.")
+@click.argument("client")
+@click.argument("service")
+@click.option("--proto", type=click.Choice(["tcp", "udp", "sctp"]), default="tcp")
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@RUN_DIR
+def trace(client: str, service: str, proto: str, as_json: bool, run_dir: str) -> None:
+    client_host, client_port = split(client)
+    service_host, service_port = split(service)
+    try:
+        answer = ask(
+            run_dir, "gateway", "trace", client=client_host, client_port=client_port,
+            service=service_host, service_port=service_port, protocol=proto,
+        )  # fmt: skip
+    except (NotRunningError, ValueError) as error:
+        click.echo(f"samepath: {error}", err=True)
+        sys.exit(1)
+    if as_json:
+        click.echo(json.dumps(answer, indent=1))
+        return
+    draining = " (draining)" if answer["draining"] else ""
+    click.echo(f"{answer['client']} → {answer['service']}, {proto}")
+    click.echo(f"  hash      {answer['hash']:#010x}")
+    click.echo(f"  bucket    {answer['bucket']} of {answer['buckets']}")
+    click.echo(f"  table     {answer['table']:#x}, digest {answer['digest']}")
+    click.echo(f"  next hop  {answer['next_hop']}{draining}")
+    click.echo(f"  why       {answer['why']}")

@@ -1,0 +1,262 @@
+"""Services in the kernel: every bucket where it should be, and no bucket moved that need not be.
+
+The same scenarios run on the fake kernel and, marked netns, on the running one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from samepath.apply.groups import ResilientRoutes
+from samepath.apply.slots import Slots
+from samepath.hashing.table import Table, build
+from samepath.lab.netns import Namespace, veth
+from samepath.model.net import Address, Family, Nlri, parse_address, parse_prefix
+from samepath.netlink.kernel import Kernel, RealKernel
+from samepath.plan.gateway import Hop, Target
+
+B = 61
+V4 = Family.IPV4
+
+
+def node(number: int) -> Address:
+    return parse_address(f"10.9.0.{number}")
+
+
+def target(*numbers: int, draining: tuple[int, ...] = ()) -> Target:
+    return Target(tuple(Hop(node(n), 1, n in draining) for n in sorted({*numbers, *draining})))
+
+
+def service(number: int) -> Nlri:
+    return parse_prefix(f"192.0.2.{number}/32")[1]
+
+
+class Site:
+    """A kernel, a driver on it, and a clock that the test turns."""
+
+    def __init__(self, kernel: Kernel, interface: int) -> None:
+        self.kernel = kernel
+        self.interface: int | None = interface
+        self.now = 1000.0
+        self.routes = self.restart()
+
+    def restart(self) -> ResilientRoutes:
+        """A new process: all that it knows is what the kernel holds."""
+        slots = Slots()
+        nexthops, groups = self.kernel.nexthops()
+        slots.adopt(nexthops)
+        self.routes = ResilientRoutes(
+            self.kernel,
+            slots,
+            buckets=B,
+            metric=10,
+            idle_timer_s=30.0,
+            move_deadline_s=None,
+            connected=lambda address: self.interface,
+            clock=lambda: self.now,
+        )
+        routes = {family: self.kernel.routes(family) for family in Family}
+        assert self.routes.adopt(nexthops, groups, routes) == []
+        return self.routes
+
+    def want(self, numbers: dict[int, Target | None]) -> None:
+        for number, wanted in numbers.items():
+            self.routes.want(V4, [service(number)], wanted)
+        self.work()
+
+    def work(self) -> None:
+        self.routes.in_sync = True
+        for _ in self.routes.work():
+            pass
+
+    def owners(self, number: int) -> Table | None:
+        """Who owns the buckets of a service, by the kernel's own word."""
+        from samepath.hashing.table import from_owners
+
+        for route in self.kernel.routes(V4):
+            if route.nlri == service(number) and route.metric == 10:
+                assert route.nexthop_id is not None
+                hops = {n.id: n.gateway for n in self.kernel.nexthops()[0]}
+                owners = [hops[i] for i in self.kernel.bucket_state(route.nexthop_id).ids]
+                return from_owners([o for o in owners if o is not None])
+        return None
+
+    def groups(self) -> int:
+        return len(self.kernel.nexthops()[1])
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.netns)])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    name = f"spt-grp-{os.getpid()}-{next(_numbers)}"
+    with Namespace(name) as host, Namespace(f"{name}p") as peer:
+        veth(host, "eth0", peer, "eth0")
+        host.ip("addr", "add", "10.9.0.254/24", "dev", "eth0")
+        kernel = RealKernel(host.path)
+        index = next(link.index for link in kernel.links() if link.name == "eth0")
+        yield Site(kernel, index)
+        kernel.close()
+
+
+def wanted(*numbers: int) -> Table:
+    from samepath.hashing.table import Member
+
+    return build([Member(node(n)) for n in numbers], B)
+
+
+def differing(a: Table | None, b: Table | None) -> int:
+    assert a is not None
+    assert b is not None
+    return sum(x != y for x, y in zip(a.addresses(), b.addresses(), strict=True))
+
+
+def test_new_service_has_its_table(site: Site) -> None:
+    site.want({1: target(1, 2, 3)})
+    assert site.owners(1) == wanted(1, 2, 3)
+
+
+def test_services_of_one_target_share_a_group(site: Site) -> None:
+    site.want({n: target(1, 2) for n in range(1, 20)})
+    assert site.groups() == 1
+    site.want({20: target(1, 2)})
+    assert site.groups() == 1
+
+
+def test_departed_next_hop_moves_at_once_and_nothing_else(site: Site) -> None:
+    site.want({1: target(1, 2, 3)})
+    before = site.owners(1)
+    site.want({1: target(1, 3)})
+    after = site.owners(1)
+    assert before is not None
+    assert after is not None
+    for old, new in zip(before.addresses(), after.addresses(), strict=True):
+        assert new == old or old == node(2) or new != node(2)
+    assert after.count(node(2)) == 0
+    assert differing(before, after) == before.count(node(2)) or after != wanted(1, 3)
+
+
+def test_added_next_hop_waits_for_idle_buckets(site: Site) -> None:
+    site.want({1: target(1, 2)})
+    before = site.owners(1)
+    site.want({1: target(1, 2, 3)})
+    assert site.owners(1) == before, "buckets just used may not move"
+    row = site.routes.row_of[V4][service(1)]
+    assert len(row.waiting) == differing(before, wanted(1, 2, 3))
+    site.routes.idle_timer_s = 0.0
+    site.now += 60
+    site.work()
+    assert site.owners(1) == wanted(1, 2, 3)
+    assert site.routes.moved.idle == differing(before, wanted(1, 2, 3))
+
+
+def test_deadline_moves_busy_buckets(site: Site) -> None:
+    site.routes.move_deadline_s = 100.0
+    site.want({1: target(1, 2)})
+    site.want({1: target(1, 2, 3)})
+    site.now += 99
+    site.work()
+    assert site.owners(1) == wanted(1, 2)
+    site.now += 2
+    site.work()
+    assert site.owners(1) == wanted(1, 2, 3)
+    assert site.routes.moved.deadline > 0
+
+
+def test_draining_keeps_its_buckets_and_gets_no_share(site: Site) -> None:
+    site.want({1: target(1, 2, 3)})
+    before = site.owners(1)
+    site.want({1: target(1, 3, draining=(2,))})
+    assert site.owners(1) == before
+    row = site.routes.row_of[V4][service(1)]
+    assert row.want == wanted(1, 3)
+
+
+def test_all_draining_count_as_active(site: Site) -> None:
+    site.want({1: target(draining=(1, 2))})
+    assert site.owners(1) == wanted(1, 2)
+
+
+def test_service_that_changes_alone_takes_its_owners_along(site: Site) -> None:
+    site.want({1: target(1, 2), 2: target(1, 2)})
+    before = site.owners(1)
+    site.want({2: target(1, 2, 3)})
+    assert site.owners(1) == before
+    assert site.owners(2) == before
+    assert site.groups() == 2
+    site.routes.idle_timer_s = 0.0
+    site.now += 60
+    site.work()
+    assert site.owners(1) == before
+    assert site.owners(2) == wanted(1, 2, 3)
+    site.want({1: target(1, 2, 3)})
+    site.work()
+    assert site.groups() == 1, "done with their moves, they share again"
+
+
+def test_restart_moves_nothing(site: Site) -> None:
+    site.want({1: target(1, 2), 2: target(2, 3)})
+    site.want({1: target(1, 2, 3)})  # with moves in progress
+    before = site.owners(1), site.owners(2)
+    site.restart()
+    assert (site.owners(1), site.owners(2)) == before
+    site.want({1: target(1, 2, 3), 2: target(2, 3)})
+    assert (site.owners(1), site.owners(2)) == before
+    row = site.routes.row_of[V4][service(1)]
+    assert row.waiting
+
+
+def test_nothing_is_deleted_before_in_sync(site: Site) -> None:
+    site.want({1: target(1, 2), 2: target(2, 3)})
+    site.restart()
+    for _ in site.routes.work():
+        pass
+    assert site.owners(1) is not None
+    site.want({1: target(1, 2)})  # now in sync, and nobody wants service 2
+    assert site.owners(1) == wanted(1, 2)
+    assert site.owners(2) is None
+    assert site.groups() == 1
+
+
+def test_withdrawn_service_leaves_nothing_behind(site: Site) -> None:
+    site.want({1: target(1, 2)})
+    site.want({1: None})
+    assert site.owners(1) is None
+    assert site.kernel.nexthops() == ([], [])
+
+
+def test_link_down_and_up_restores_the_owners(site: Site) -> None:
+    site.want({1: target(1, 2)})
+    site.want({1: target(1, 2, 3)})
+    before = site.owners(1)
+    interface, site.interface = site.interface, None
+    site.routes.links_changed()
+    site.work()
+    assert site.owners(1) is None
+    assert service(1) not in site.routes.routed[V4]
+    site.interface = interface
+    site.routes.links_changed()
+    site.work()
+    assert site.owners(1) == before
+
+
+def test_what_the_kernel_forgot_is_made_again(site: Site) -> None:
+    site.want({1: target(1, 2), 2: target(1, 2)})
+    site.want({1: target(1, 2, 3)})
+    before = site.owners(1), site.owners(2)
+    from samepath.netlink.ops import DeleteNextHop
+
+    for group in site.kernel.nexthops()[1]:
+        site.kernel.apply([DeleteNextHop(group.id)])
+    for hop in site.kernel.nexthops()[0][:10]:
+        site.kernel.apply([DeleteNextHop(hop.id)])
+    nexthops, groups = site.kernel.nexthops()
+    routes = {f: {r.nlri for r in site.kernel.routes(f)} for f in Family}
+    assert site.routes.forgotten({g.id for g in groups}, {n.id for n in nexthops}, routes)
+    site.work()
+    assert (site.owners(1), site.owners(2)) == before
