@@ -219,9 +219,9 @@ def _clock_t(seconds: float) -> int:
 
 def _route(route: Route, scope: int) -> bytes:
     table = route.table if route.table < 256 else 0
-    body = _RTMSG.pack(
-        route.family.af, route.nlri[0], 0, 0, table, route.protocol, scope, route.type, 0
-    )
+    # A route by a blackhole next hop reads as a blackhole, and was made as unicast.
+    kind = uapi.RTN_UNICAST if route.nexthop_id is not None else route.type
+    body = _RTMSG.pack(route.family.af, route.nlri[0], 0, 0, table, route.protocol, scope, kind, 0)
     body += attribute(uapi.RTA_DST, route.nlri[1:].ljust(route.family.octets, b"\0"))
     if not table:
         body += attribute_u32(uapi.RTA_TABLE, route.table)

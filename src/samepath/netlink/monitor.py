@@ -2,8 +2,8 @@
 
 What changed is not told beyond its kind, on purpose: the kernel notifies of some deletions and
 not of others (a link that goes down takes its next hops, groups and IPv4 routes silently), so
-nobody may keep a mirror by patching it. Made by `Kernel.monitor()`; an event loop watches `fileno()`
-and calls `drain()`.
+nobody may keep a mirror by patching it. Made by `Kernel.monitor()`; an event loop watches
+`fileno()` and calls `drain()`.
 
 Standards: rtnetlink(7), packet filters as in bpf(4).
 """

@@ -10,7 +10,7 @@ Standards: rtnetlink(7); <linux/nexthop.h>.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from samepath.model.net import Address, Family, Nlri, address_text, prefix_text
 from samepath.model.ours import PROTOCOL
@@ -73,7 +73,8 @@ class NextHop:
     """The link's index; 0 for a blackhole."""
     protocol: int = PROTOCOL
     blackhole: bool = False
-    scope: int = uapi.RT_SCOPE_UNIVERSE
+    scope: int = field(default=uapi.RT_SCOPE_UNIVERSE, compare=False)
+    """The kernel's own finding; it takes none from us."""
     flags: int = 0
     """RTNH_F_*, as far as they may be set: RTNH_F_ONLINK."""
 
