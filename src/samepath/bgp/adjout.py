@@ -25,7 +25,6 @@ from samepath.bgp.attributes import (
     PathAttributes,
 )
 from samepath.bgp.decision import DEFAULT_LOCAL_PREF, Path
-from samepath.bgp.events import Refresh
 from samepath.bgp.policy import PeerKey
 from samepath.model.net import Address, Family, Nlri
 
@@ -238,7 +237,7 @@ class _Table:
     def pull(self, context: message.Context, may_end: bool) -> Iterator[bytes]:
         if self._mark_begin:
             self._mark_begin = False
-            yield message.encode(_mark(self.family, Refresh.BEGIN), context)
+            yield message.encode(_mark(self.family, message.RefreshKind.BEGIN), context)
         room = PULL_PREFIXES
         reaches = []
         while self._announce and room:
@@ -262,13 +261,13 @@ class _Table:
             return
         if self._mark_end:
             self._mark_end = False
-            yield message.encode(_mark(self.family, Refresh.END), context)
+            yield message.encode(_mark(self.family, message.RefreshKind.END), context)
         if may_end and not self.end_of_rib_sent:
             self.end_of_rib_sent = True
             yield message.end_of_rib(self.family)
 
 
-def _mark(family: Family, kind: Refresh) -> message.RouteRefresh:
+def _mark(family: Family, kind: message.RefreshKind) -> message.RouteRefresh:
     return message.RouteRefresh(family, kind)
 
 

@@ -15,14 +15,6 @@ from samepath.bgp.capabilities import GracefulRestart
 from samepath.model.net import Family
 
 
-class Refresh(enum.IntEnum):
-    """Subtypes of ROUTE-REFRESH. RFC 7313 §3.2."""
-
-    ASK = 0
-    BEGIN = 1
-    END = 2
-
-
 class Reason(enum.Enum):
     """Why a connection went down. Only TCP_CLOSED lets paths stay (RFC 4724 §4.2)."""
 
@@ -87,7 +79,7 @@ class RefreshRequested:
     """RFC 2918, or RFC 7313's marks of begin and end."""
 
     family: Family
-    kind: Refresh
+    kind: message.RefreshKind
 
 
 @dataclass(frozen=True, slots=True)

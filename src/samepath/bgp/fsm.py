@@ -10,7 +10,8 @@ Differences from RFC 4271 §8, all of them named:
 - Events 24 and 25 are one: a NOTIFICATION is never answered with another.
 - A connection of its own is made for each incoming TCP connection (RFC 4271 §8.2.1 allows it), so
   a second TCP connection is never an event of the first one; collisions (§6.8) are found by the
-  owner of both, who dumps one of them with OPEN_COLLISION.
+  owner of both, who dumps one of them with OPEN_COLLISION. That one then stays IDLE until its
+  owner starts it again, or it would collide once more.
 - ROUTE_REFRESH (RFC 2918) is treated as UPDATE is; its errors (RFC 7313 §5) as UPDATE_ERROR.
 """
 
@@ -96,6 +97,8 @@ _DROPPED = (*_STOPPED, _A.START_IDLE_HOLD)
 """To IDLE, to try again."""
 _REFUSED = (_A.SEND_NOTIFICATION, *_DROPPED)
 """The same, after saying why."""
+_DUMPED = (_A.SEND_NOTIFICATION, *_STOPPED)
+"""To IDLE, to stay there, after saying why."""
 
 _STARTS = (
     _E.MANUAL_START,
@@ -112,7 +115,7 @@ def _idle() -> dict[Event, Step]:
     passive = Step(_S.ACTIVE, ())
     rows[_E.MANUAL_START] = rows[_E.AUTOMATIC_START] = active
     rows[_E.MANUAL_START_PASSIVE] = rows[_E.AUTOMATIC_START_PASSIVE] = passive
-    rows[_E.MANUAL_STOP] = Step(_S.IDLE, (_A.STOP_TIMERS,))
+    rows[_E.MANUAL_STOP] = rows[_E.OPEN_COLLISION] = Step(_S.IDLE, (_A.STOP_TIMERS,))
     return rows
 
 
@@ -126,7 +129,7 @@ def _others(state: State, default: Step) -> dict[Event, Step]:
 def _unconnected(state: State) -> dict[Event, Step]:
     """CONNECT: TCP is under way. ACTIVE: the same, but for the wait."""
     rows = _others(state, Step(_S.IDLE, _DROPPED))
-    rows[_E.MANUAL_STOP] = Step(_S.IDLE, _STOPPED)
+    rows[_E.MANUAL_STOP] = rows[_E.OPEN_COLLISION] = Step(_S.IDLE, _STOPPED)
     retry = (_A.CLOSE, _A.START_CONNECT_RETRY, _A.CONNECT)
     rows[_E.CONNECT_RETRY_EXPIRES] = Step(_S.CONNECT, retry)
     opened = (_A.STOP_TIMERS, _A.SEND_OPEN, _A.START_OPEN_HOLD)
@@ -137,7 +140,7 @@ def _unconnected(state: State) -> dict[Event, Step]:
 def _connected(state: State) -> dict[Event, Step]:
     """What the three states with a TCP connection have in common."""
     rows = _others(state, Step(_S.IDLE, _REFUSED))  # FSM error, RFC 6608
-    rows[_E.MANUAL_STOP] = Step(_S.IDLE, (_A.SEND_NOTIFICATION, *_STOPPED))
+    rows[_E.MANUAL_STOP] = rows[_E.OPEN_COLLISION] = Step(_S.IDLE, _DUMPED)
     rows[_E.TCP_FAILS] = rows[_E.NOTIFICATION] = Step(_S.IDLE, _DROPPED)
     return rows
 

@@ -47,7 +47,6 @@ from samepath.bgp.events import (
     Negotiated,
     OpenReceived,
     Reason,
-    Refresh,
     RefreshRequested,
     UpdateReceived,
 )
@@ -58,7 +57,7 @@ OPEN_HOLD_S = 60.0
 """Wait for the peer's OPEN. RFC 4271 §8.2.2 suggests four minutes; a peer that does not answer
 within one will not."""
 
-CONNECT_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 10.0
 """The ConnectRetryTimer while TCP is being opened; between attempts it is `connect_retry_s`."""
 
 
@@ -107,8 +106,13 @@ class Session:
         passive = self.config.passive
         self._step(fsm.Event.MANUAL_START_PASSIVE if passive else fsm.Event.MANUAL_START, now)
 
+    def start_later(self, now: float) -> None:
+        """As after a lost connection: not before the IdleHoldTimer expires."""
+        if self.state is State.IDLE and self._idle_hold is None:
+            self._act(Action.START_IDLE_HOLD, now)
+
     def stop(self, now: float, error: PeerError | None = None) -> None:
-        """Ends the connection, and stays down. `error` is sent; default: administrative shutdown"""
+        """Ends the connection, and stays down. Sends `error`, or administrative shutdown."""
         error = error or PeerError(Code.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN)
         self._step(fsm.Event.MANUAL_STOP, now, error=error, reason=Reason.ADMIN)
 
@@ -383,10 +387,11 @@ class Session:
                 self._events.append(UpdateReceived(received))
         else:
             assert isinstance(received, message.RouteRefresh)
-            known = received.subtype in tuple(Refresh)
+            known = received.subtype in tuple(message.RefreshKind)
             if received.family in self._families and known:
                 assert received.family is not None
-                self._events.append(RefreshRequested(received.family, Refresh(received.subtype)))
+                kind = message.RefreshKind(received.subtype)
+                self._events.append(RefreshRequested(received.family, kind))
 
     @property
     def _families(self) -> tuple[Family, ...]:

@@ -1,0 +1,164 @@
+"""One TCP connection of a session: asyncio's side of it.
+
+Made by `samepath.bgp.transport` for each connection, opened or accepted. It carries bytes between
+the socket and its `Session`, and tells the speaker when there is something to do; it decides
+nothing. `listening_socket` makes the sockets that neighbours connect to.
+
+RFC 4271 §4 (over TCP); RFC 9687 is the speaker's, by `stuck_since`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Protocol, cast
+
+from samepath.bgp.peer import Peer
+from samepath.bgp.session import Session
+from samepath.model.net import Address, parse_address
+
+READ_OCTETS = 65_536
+BACKLOG_MESSAGES = 2_000
+"""A neighbour with so many messages unhandled is not read from."""
+WRITE_OCTETS = 131_072
+"""With so much unwritten, no further UPDATEs are made."""
+CLOSE_S = 2.0
+"""So long a closing connection may take to say its last words."""
+
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
+"""Linux: listen on an address before the interface has it."""
+
+_buffer = memoryview(bytearray(READ_OCTETS))
+"""Shared by all links: a read and the call that takes its bytes follow each other directly."""
+
+
+class Owner(Protocol):
+    """The speaker, as a link sees it."""
+
+    def accepted(self, link: Link, peer: Address, local: Address) -> None: ...
+
+    def opened(self, link: Link, local: Address) -> None: ...
+
+    def schedule(self, peer: Peer) -> None: ...
+
+    def closed(self, link: Link) -> None: ...
+
+
+class Link(asyncio.BufferedProtocol):
+    def __init__(
+        self, owner: Owner, peer: Peer | None = None, session: Session | None = None
+    ) -> None:
+        """Without `peer` and `session`: accepted; the owner calls `belongs_to`."""
+        self.peer = peer
+        self.session = session
+        self.stuck_since: float | None = None
+        """Since when the neighbour reads nothing, though there is something to read."""
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._is_reading = True
+        self._is_closing = False
+
+    def belongs_to(self, peer: Peer, session: Session) -> None:
+        self.peer, self.session = peer, session
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_OCTETS)
+        names = (transport.get_extra_info(n) for n in ("peername", "sockname"))
+        peer, local = (parse_address(name[0]) if name else b"" for name in names)
+        if self.session is not None:
+            self._owner.opened(self, local)
+        elif peer:
+            self._owner.accepted(self, peer, local)
+        else:
+            self.abort()  # It was gone before we looked.
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._is_closing or self.session is None or self.peer is None:
+            return
+        self.session.receive_data(bytes(_buffer[:nbytes]), self._loop.time())
+        if self.session.backlog > BACKLOG_MESSAGES and self._is_reading:
+            self._is_reading = False
+            assert self._transport is not None
+            self._transport.pause_reading()
+        self._owner.schedule(self.peer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self.session is not None and self.peer is not None and not self._is_closing:
+            self.session.lost(_text(exc))
+            self._owner.schedule(self.peer)
+        self._owner.closed(self)
+
+    def pause_writing(self) -> None:
+        self.stuck_since = self._loop.time()
+
+    def resume_writing(self) -> None:
+        self.stuck_since = None
+        if self.peer is not None:
+            self._owner.schedule(self.peer)
+
+    # What the speaker calls.
+
+    @property
+    def may_write(self) -> bool:
+        return self.stuck_since is None and not self._is_closing and self._transport is not None
+
+    def write(self, data: bytes) -> None:
+        if data and self._transport is not None and not self._is_closing:
+            self._transport.write(data)
+
+    def resume_reading(self) -> None:
+        if not self._is_reading and self._transport is not None and not self._is_closing:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """After what is written. The neighbour closes its side first, if it does so in time: to
+        close with bytes unread would reset the connection, and destroy a NOTIFICATION on its way.
+        """
+        if self._is_closing or self._transport is None:
+            return
+        self.resume_reading()
+        self._is_closing = True
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._loop.call_later(CLOSE_S, self.abort)
+
+    def abort(self) -> None:
+        """At once."""
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _text(exc: Exception | None) -> str:
+    if exc is None:
+        return "closed by the neighbour"
+    return f"{exc.strerror or exc}" if isinstance(exc, OSError) else str(exc)
+
+
+def listening_socket(text: str, port: int) -> socket.socket:
+    """Bound to the address, also before any interface has it. Raises OSError."""
+    is_v6 = len(parse_address(text)) == 16
+    sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_v6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        sock.bind((text, port))
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,498 @@
+"""One neighbour: its connections, its place in the RIB, and what it is told.
+
+Without socket and clock, as the session is. There may be two connections to one neighbour, one that
+we opened and one that it did; here the collision is resolved (RFC 4271 §6.8), and here it is
+decided what becomes of a neighbour's paths when its session ends:
+
+| the session ended by | its paths |
+|---|---|
+| TCP closed or reset, and it announced graceful restart | stay, stale, for its restart time |
+| TCP closed or reset, without graceful restart | go at once |
+| hold timer, NOTIFICATION in either direction, our operator | go at once |
+
+Stale paths end when the neighbour comes back without having kept its forwarding state, with its
+End-of-RIB, or by time. A neighbour that opens a new connection while its session stands has lost
+the old one without our noticing: with graceful restart the new one takes over (RFC 4724 §5).
+
+The owner (`samepath.bgp.transport`) calls `next_event` until None and acts upon `ConnectRequested`
+and `CloseRequested` for the session that they name; all else is done here.
+
+RFC 4271 §6.8, §8.2.1; RFC 4724 §4, §5; RFC 6286 §2.3.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from samepath.bgp.adjout import AdjRibOut, Export, Routes
+from samepath.bgp.capabilities import GracefulRestart
+from samepath.bgp.errors import PeerError
+from samepath.bgp.events import (
+    Down,
+    EndOfRib,
+    Established,
+    Event,
+    Negotiated,
+    OpenReceived,
+    Reason,
+    RefreshRequested,
+    UpdateReceived,
+)
+from samepath.bgp.fsm import State
+from samepath.bgp.message import RefreshKind
+from samepath.bgp.policy import ImportRule, PeerKey
+from samepath.bgp.rib import Counts, Rib
+from samepath.bgp.session import Session, SessionConfig, keeps_own
+from samepath.model.config import Neighbor
+from samepath.model.net import Address, Family, family_of
+
+STALE_S = 360.0
+"""A neighbour that is back has so long to send its End-of-RIB, before what is stale goes."""
+
+COLLISION_S = 5.0
+"""Two connections opened within so long are a collision, not a restart that we did not notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Our side, the same for all neighbours."""
+
+    asn: int
+    router_id: int
+    next_hops: Mapping[Family, Address]
+    """Configured ones; for a family without one the session's local address is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyStatus:
+    accepted: int
+    stale: int
+    refused: int
+    """Since the session came up."""
+    advertised: int
+    end_of_rib_received: bool
+    end_of_rib_sent: bool
+
+    @property
+    def received(self) -> int:
+        return self.accepted + self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    neighbor: str
+    """Name of the neighbour in the configuration: its address or range."""
+    address: Address
+    remote_as: int
+    router_id: int | None
+    state: State
+    since_s: float
+    """When it came into this state, by the speaker's clock."""
+    families: Mapping[Family, FamilyStatus]
+    """Those negotiated; while the session is down, those configured."""
+    hold_time_s: int | None
+    restarting: bool
+    """It said that it has just restarted (RFC 4724's R): it may wait for our End-of-RIB."""
+    stale_until_s: float | None
+    last_error: str
+    flaps: int
+    """Established sessions lost."""
+
+    @property
+    def is_established(self) -> bool:
+        return self.state is State.ESTABLISHED
+
+
+class Peer:
+    def __init__(
+        self,
+        address: PeerKey,
+        neighbor: Neighbor,
+        local: Local,
+        rib: Rib,
+        rule: ImportRule,
+        *,
+        now: float,
+        restarting: bool = False,
+        forwarding_preserved: bool = False,
+        released: bool = False,
+        jitter: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        """`restarting`, `forwarding_preserved`: what the first OPENs say (RFC 4724 §3).
+        `released`: End-of-RIB need not wait for `release_end_of_rib`."""
+        self.address = address
+        self.neighbor = neighbor
+        self.rule = rule
+        self.outgoing: Session | None = None
+        self.incoming: Session | None = None
+        self.last_error = ""
+        self.flaps = 0
+        self._local = local
+        self._rib = rib
+        self._restarting = restarting
+        self._is_released = released
+        self._forwarding_preserved = forwarding_preserved
+        self._jitter = jitter
+        self._routes: Routes | None = None
+        self._routes_are_new = False
+        self._up: Session | None = None
+        """The established one."""
+        self._negotiated: Negotiated | None = None
+        self._out: AdjRibOut | None = None
+        self._ended: set[Family] = set()
+        self._stale_until: float | None = None
+        self._local_addresses: dict[Session, Address] = {}
+        self._others: list[Session] = []
+        """Incoming ones for which a newer one has come: to be ended, or established as yet."""
+        self._handled: deque[tuple[Session, Event]] = deque()
+        """Acted upon out of turn, still to be handed out."""
+        self._state = State.IDLE
+        self._since = now
+        self._is_stopped = True
+
+    # Connections.
+
+    def start(self, now: float) -> None:
+        self._is_stopped = False
+        if self._is_active:
+            self.outgoing = self._new_session(passive=False)
+            self.outgoing.start(now)
+        self._note_state(now)
+
+    def stop(self, now: float, error: PeerError | None = None) -> None:
+        """Ends all connections with a NOTIFICATION and stays down; its paths go."""
+        self._is_stopped = True
+        for session in self.sessions:
+            session.stop(now, error)
+
+    @property
+    def _is_active(self) -> bool:
+        return self.neighbor.address is not None and not self.neighbor.passive
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        both = (self.outgoing, self.incoming)
+        return (*(s for s in both if s is not None), *self._others)
+
+    def accept(self, now: float) -> Session:
+        """The neighbour has opened a TCP connection: `connected` must be called next. An earlier
+        one of its connections that has not come up is given up for it."""
+        if self.incoming is not None and self.incoming is not self._up:
+            self.incoming.dump(now)
+            self._others.append(self.incoming)
+        elif self.incoming is not None:
+            # Stands until the new one has shown an OPEN (RFC 4724 §5).
+            self._others.append(self.incoming)
+        self.incoming = self._new_session(passive=True)
+        self.incoming.start(now)
+        return self.incoming
+
+    def connected(self, session: Session, local_address: Address, now: float) -> None:
+        self._local_addresses[session] = local_address
+        session.config = self._session_config(passive=session.config.passive)
+        session.connected(now)
+
+    def _new_session(self, *, passive: bool) -> Session:
+        return Session(self._session_config(passive=passive), jitter=self._jitter)
+
+    def _session_config(self, *, passive: bool) -> SessionConfig:
+        neighbor = self.neighbor
+        families = neighbor.address_families
+        restart = None
+        if neighbor.graceful_restart_s:
+            restart = GracefulRestart(
+                restart_state=self._restarting,
+                restart_time_s=neighbor.graceful_restart_s,
+                families=tuple((f, self._forwarding_preserved) for f in families),
+            )
+        return SessionConfig(
+            local_as=self._local.asn,
+            router_id=self._local.router_id,
+            remote_as=neighbor.remote_as,
+            families=families,
+            hold_time_s=neighbor.hold_time_s,
+            connect_retry_s=neighbor.connect_retry_s,
+            passive=passive,
+            graceful_restart=restart,
+        )
+
+    # Time.
+
+    def next_timer(self) -> float | None:
+        timers = [s.next_timer() for s in self.sessions]
+        return min((t for t in (*timers, self._stale_until) if t is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        for session in self.sessions:
+            session.handle_timer(now)
+        if self._stale_until is not None and self._stale_until <= now:
+            self._stale_until = None
+            self._rib.drop_stale(self.address)
+        self._note_state(now)
+
+    # Events.
+
+    @property
+    def backlog(self) -> int:
+        return sum(s.backlog for s in self.sessions)
+
+    def next_event(self, now: float) -> tuple[Session, Event] | None:
+        """The next event, already acted upon as far as it concerns us; None: all is handled."""
+        if self._handled:
+            return self._handled.popleft()
+        for session in self.sessions:
+            event = session.next_event(now)
+            if event is not None:
+                self._handle(session, event, now)
+                return session, event
+        return None
+
+    def _handle(self, session: Session, event: Event, now: float) -> None:
+        match event:
+            case UpdateReceived(update):
+                for withdrawal in update.withdrawals:
+                    self._rib.withdraw(self.address, withdrawal.family, withdrawal.nlris)
+                for reach in update.reaches:
+                    self._rib.announce(self.address, reach.family, reach.nlris, reach.attributes)
+                if update.problems:
+                    self.last_error = f"UPDATE: {update.problems[0]}"
+            case EndOfRib(family):
+                self._ended.add(family)
+                self._rib.end_of_rib(self.address, family)
+                self._settle()
+            case RefreshRequested(family, kind):
+                self._refresh(family, kind, now)
+            case OpenReceived():
+                self._resolve_collision(session, now)
+            case Established(negotiated):
+                self._established(session, negotiated, now)
+            case Down():
+                self._down(session, event, now)
+        self._note_state(now)
+
+    def _refresh(self, family: Family, kind: RefreshKind, now: float) -> None:
+        if kind is RefreshKind.BEGIN:
+            self._rib.begin_refresh(self.address, family)
+            self._stale_until = now + STALE_S
+        elif kind is RefreshKind.END:
+            self._rib.end_of_rib(self.address, family)
+            self._settle()
+        elif self._out is not None:
+            self._out.refresh(family)
+
+    def _settle(self) -> None:
+        """No more waiting when nothing is stale."""
+        if not any(self._rib.counts(self.address, f).stale for f in Family):
+            self._stale_until = None
+
+    def _resolve_collision(self, session: Session, now: float) -> None:
+        opened = (State.OPEN_CONFIRM, State.ESTABLISHED)
+        for other in self.sessions:
+            if other is session or other.state not in opened:
+                continue
+            if self._is_replaced(other, now):
+                other.lost("the neighbour opened a new connection")
+                while (event := other.next_event(now)) is not None:
+                    self._handle(other, event, now)
+                    self._handled.append((other, event))
+                continue
+            negotiated = session.negotiated
+            if negotiated is None:
+                return
+            ours = (self._local.router_id, self._local.asn)
+            theirs = (negotiated.open.router_id, negotiated.open.asn)
+            keep = keeps_own(local=ours, remote=theirs)
+            loser = session if (session is self.outgoing) is not keep else other
+            if session.config.passive == other.config.passive:
+                loser = session
+            loser.dump(now)
+
+    def _is_replaced(self, other: Session, now: float) -> bool:
+        """Whether an established session is given up for a new connection. RFC 4724 §5."""
+        if other is not self._up or self._negotiated is None:
+            return False
+        restarts = self._negotiated.graceful_restart is not None
+        return restarts and now - self._since > COLLISION_S
+
+    def _established(self, session: Session, negotiated: Negotiated, now: float) -> None:
+        restart = negotiated.graceful_restart
+        kept = {f for f, forwards in restart.families if forwards} if restart else set()
+        self._rib.peer_up(
+            self.address,
+            external=not negotiated.context.internal,
+            router_id=negotiated.open.router_id,
+            rule=self.rule,
+            keep=kept & set(negotiated.families),
+        )
+        self._up, self._negotiated, self._ended = session, negotiated, set()
+        self._forwarding_preserved = True  # From now on we forward; only a new process asks anew.
+        if self._stale_until is not None:
+            self._stale_until = now + STALE_S
+            self._settle()
+        self._out = self._new_adj_rib_out(session, negotiated)
+        self._routes_are_new = self._routes is not None
+        for other in self.sessions:
+            if other is not session:
+                other.dump(now)
+
+    def _new_adj_rib_out(self, session: Session, negotiated: Negotiated) -> AdjRibOut:
+        export = Export(
+            peer=self.address,
+            peer_router_id=negotiated.open.router_id,
+            local_as=self._local.asn,
+            internal=negotiated.context.internal,
+            next_hops=self._next_hops(session),
+        )
+        out = AdjRibOut(
+            export,
+            negotiated.context,
+            negotiated.families,
+            marks_refresh=negotiated.enhanced_route_refresh,
+        )
+        if self._is_released:
+            out.release_end_of_rib()
+        return out
+
+    @property
+    def families_without_next_hop(self) -> tuple[Family, ...]:
+        """Of which no route with our own next hop can be advertised."""
+        known = self._next_hops(self._up) if self._up else {}
+        return tuple(f for f in self._families if f not in known)
+
+    def _next_hops(self, session: Session) -> dict[Family, Address]:
+        local = self._local_addresses.get(session)
+        own = {family_of(local): local} if local else {}
+        return {**own, **self._local.next_hops}
+
+    def _down(self, session: Session, down: Down, now: float) -> None:
+        self._local_addresses.pop(session, None)
+        if down.reason is not Reason.COLLISION:
+            self.last_error = down.text or down.reason.value
+        if session is self._up:
+            self._paths_after(down, now)
+            self.flaps += 1
+            self._up = self._negotiated = self._out = None
+            self._ended = set()
+        if session is self.incoming:
+            self.incoming = None
+        elif session in self._others:
+            self._others.remove(session)
+        if self.outgoing is not None and self._up is None and not self._is_stopped:
+            self.outgoing.start_later(now)
+
+    def _paths_after(self, down: Down, now: float) -> None:
+        """RFC 4724 §4.2: what becomes of the paths."""
+        assert self._negotiated is not None
+        restart = self._negotiated.graceful_restart
+        keep: set[Family] = set()
+        # After a collision the other connection brings the same paths in a moment.
+        may_stay = down.reason in (Reason.TCP_CLOSED, Reason.COLLISION)
+        if may_stay and restart is not None and restart.restart_time_s:
+            keep = {f for f, _ in restart.families} & set(self._negotiated.families)
+        self._rib.peer_down(self.address, keep)
+        self._stale_until = None
+        if restart is not None and any(self._rib.counts(self.address, f).stale for f in keep):
+            self._stale_until = now + restart.restart_time_s
+
+    # Routes.
+
+    def set(self, routes: Routes) -> None:
+        """All that the neighbour is to be told; must not be changed afterwards."""
+        self._routes = routes
+        self._routes_are_new = True
+
+    def release_end_of_rib(self) -> None:
+        """What was set is complete; sent now and in all later sessions."""
+        self._restarting, self._is_released = False, True
+        if self._out is not None:
+            self._out.release_end_of_rib()
+
+    @property
+    def established(self) -> Session | None:
+        return self._up
+
+    @property
+    def has_output(self) -> bool:
+        out = self._out
+        return out is not None and (self._routes_are_new or not out.is_idle)
+
+    def pull(self, now: float) -> Session | None:
+        """Puts the next UPDATEs into a session, some tens of KB; the session, or None."""
+        out, session = self._out, self._up
+        if out is None or session is None or session.state is not State.ESTABLISHED:
+            return None
+        if self._routes_are_new and self._routes is not None:
+            out.set(self._routes)
+            self._routes_are_new = False
+        data = out.pull()
+        if data:
+            session.send(data, now)
+        return session if data else None
+
+    # Configuration.
+
+    def reimport(self, neighbor: Neighbor, rule: ImportRule, now: float) -> None:
+        """Changed import rules: on what is here at once, on what was refused by a refresh."""
+        self.neighbor, self.rule = neighbor, rule
+        self._rib.reimport(self.address, rule)
+        if self._up is not None:
+            for family in self._families:
+                self._up.ask_refresh(family, now)
+
+    def relocate(self, neighbor: Neighbor, local: Local) -> None:
+        """Changes that touch no session: retry times, our next hops."""
+        self.neighbor, self._local = neighbor, local
+        for session in self.sessions:
+            session.config = self._session_config(passive=session.config.passive)
+        if self._out is not None and self._up is not None:
+            self._out.export.next_hops = self._next_hops(self._up)
+            self._routes_are_new = self._routes is not None
+
+    # Status.
+
+    @property
+    def _families(self) -> tuple[Family, ...]:
+        return self._negotiated.families if self._negotiated else self.neighbor.address_families
+
+    @property
+    def state(self) -> State:
+        """The furthest that any of its connections has come."""
+        order = list(State)
+        idle = State.IDLE if self._is_stopped or self._is_active else State.ACTIVE
+        return max((idle, *(s.state for s in self.sessions)), key=order.index)
+
+    def _note_state(self, now: float) -> None:
+        if self.state is not self._state:
+            self._state, self._since = self.state, now
+
+    def status(self) -> PeerStatus:
+        negotiated = self._negotiated
+        restart = negotiated.graceful_restart if negotiated else None
+        return PeerStatus(
+            neighbor=self.neighbor.name,
+            address=self.address,
+            remote_as=self.neighbor.remote_as,
+            router_id=negotiated.open.router_id if negotiated else None,
+            state=self.state,
+            since_s=self._since,
+            families={f: self._family_status(f) for f in self._families},
+            hold_time_s=negotiated.hold_time_s if negotiated else None,
+            restarting=restart.restart_state if restart else False,
+            stale_until_s=self._stale_until,
+            last_error=self.last_error,
+            flaps=self.flaps,
+        )
+
+    def _family_status(self, family: Family) -> FamilyStatus:
+        counts: Counts = self._rib.counts(self.address, family)
+        out = self._out
+        return FamilyStatus(
+            accepted=counts.accepted,
+            stale=counts.stale,
+            refused=counts.refused,
+            advertised=out.advertised(family) if out else 0,
+            end_of_rib_received=family in self._ended,
+            end_of_rib_sent=out.end_of_rib_sent(family) if out else False,
+        )
