@@ -135,9 +135,14 @@ def _encode_restart(restart: GracefulRestart) -> bytes:
 def _encode_fqdn(fqdn: Fqdn) -> bytes:
     octets = b""
     for name in (fqdn.hostname, fqdn.domain):
-        cut = name.encode("utf-8", "replace")[:64].decode("utf-8", "ignore").encode()
+        cut = _readable(name.encode("utf-8", "replace")).encode()
         octets += bytes((len(cut),)) + cut
     return octets
+
+
+def _readable(octets: bytes) -> str:
+    """At most 64 octets of a name, without those that are no UTF-8."""
+    return octets[:64].decode("utf-8", "ignore")
 
 
 def decode_capabilities(parameters: bytes) -> Capabilities:
@@ -267,4 +272,4 @@ def _decode_fqdn(value: bytes) -> Fqdn | None:
     hostname = value[1 : 1 + value[0]]
     rest = value[1 + value[0] :]
     domain = rest[1 : 1 + rest[0]] if rest else b""
-    return Fqdn(hostname.decode("utf-8", "replace"), domain.decode("utf-8", "replace"))
+    return Fqdn(_readable(hostname), _readable(domain))

@@ -104,7 +104,7 @@ def decode_update(body: bytes, context: Context) -> Update:
                 data = body[after:]
                 nlris = _IPV4_BLOCKS.get(data) or decode_nlri(_IPV4, data)
                 return Update((Reach(_IPV4, nlris, known.plain),))
-        elif end == 4:
+        elif after == end == 4:
             return _end_of_rib(_IPV4, context)
         elif after == end and end > 29 and body[5] == 14:
             update = _known_mp_reach(body, context)
