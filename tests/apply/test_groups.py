@@ -10,16 +10,21 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from samepath.apply.groups import ResilientRoutes
 from samepath.apply.slots import Slots
-from samepath.hashing.table import Table, build
+from samepath.hashing.table import Member, Table, build, from_owners
 from samepath.lab.netns import Namespace, veth
 from samepath.model.net import Address, Family, Nlri, parse_address, parse_prefix
+from samepath.model.ours import slot_of
+from samepath.netlink.fake import FakeKernel
 from samepath.netlink.kernel import Kernel, RealKernel
+from samepath.netlink.ops import DeleteNextHop, PutGroup, PutRoutes
 from samepath.plan.gateway import Hop, Target
 
-B = 61
+B = 31
 V4 = Family.IPV4
 
 
@@ -75,8 +80,6 @@ class Site:
 
     def owners(self, number: int) -> Table | None:
         """Who owns the buckets of a service, by the kernel's own word."""
-        from samepath.hashing.table import from_owners
-
         for route in self.kernel.routes(V4):
             if route.nlri == service(number) and route.metric == 10:
                 assert route.nexthop_id is not None
@@ -92,8 +95,16 @@ class Site:
 _numbers = itertools.count()
 
 
-@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.netns)])
+def fake_site() -> Site:
+    kernel = FakeKernel()
+    return Site(kernel, kernel.add_link("eth0", (parse_address("10.9.0.254"), 24)))
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    if request.param == "fake":
+        yield fake_site()
+        return
     name = f"spt-grp-{os.getpid()}-{next(_numbers)}"
     with Namespace(name) as host, Namespace(f"{name}p") as peer:
         veth(host, "eth0", peer, "eth0")
@@ -105,8 +116,6 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 def wanted(*numbers: int) -> Table:
-    from samepath.hashing.table import Member
-
     return build([Member(node(n)) for n in numbers], B)
 
 
@@ -249,8 +258,6 @@ def test_what_the_kernel_forgot_is_made_again(site: Site) -> None:
     site.want({1: target(1, 2), 2: target(1, 2)})
     site.want({1: target(1, 2, 3)})
     before = site.owners(1), site.owners(2)
-    from samepath.netlink.ops import DeleteNextHop
-
     for group in site.kernel.nexthops()[1]:
         site.kernel.apply([DeleteNextHop(group.id)])
     for hop in site.kernel.nexthops()[0][:10]:
@@ -260,3 +267,74 @@ def test_what_the_kernel_forgot_is_made_again(site: Site) -> None:
     assert site.routes.forgotten({g.id for g in groups}, {n.id for n in nexthops}, routes)
     site.work()
     assert (site.owners(1), site.owners(2)) == before
+
+
+Targets = st.one_of(
+    st.none(),
+    st.builds(
+        lambda active, draining: target(*active, draining=tuple(draining - active)),
+        st.sets(st.integers(1, 6), min_size=1, max_size=4),
+        st.sets(st.integers(1, 9), max_size=2),
+    ),
+)
+Worlds = st.lists(st.dictionaries(st.integers(1, 4), Targets, max_size=4), max_size=6)
+
+
+@given(st.data(), Worlds, st.dictionaries(st.integers(1, 4), Targets, min_size=1))
+def test_history_does_not_matter(
+    data: st.DataObject, worlds: list[dict[int, Target | None]], last: dict[int, Target | None]
+) -> None:
+    """Whatever came before, restarts and refused writes included: once the moves are done, the
+    kernel holds what the last world wants, in as few groups as there are targets."""
+    site = fake_site()
+    kernel = site.kernel
+    assert isinstance(kernel, FakeKernel)
+    current: dict[int, Target | None] = {}
+    for world in worlds:
+        current |= world
+        if data.draw(st.booleans(), label="write refused"):
+            kernel.fail_next(lambda op: isinstance(op, (PutGroup, PutRoutes)), 12)
+        site.want(current)
+        idle = data.draw(st.floats(0, 60), label="idle")
+        kernel.advance(idle)
+        site.now += idle
+        site.work()
+        if data.draw(st.booleans(), label="restart"):
+            site.restart()
+    current |= last
+    for _ in range(4):  # whatever was refused, is tried again
+        site.want(current)
+        kernel.advance(60)
+        site.now += 60
+    site.work()
+    wanted_now = {n: t for n, t in current.items() if t is not None}
+    for number in range(1, 5):
+        goal = wanted_now.get(number)
+        members = goal.members(lambda _: True) if goal is not None else ()
+        assert site.owners(number) == (build(members, B) if members else None)
+    assert site.groups() == len(set(wanted_now.values()))
+    assert {slot_of(n.id) for n in kernel.nexthops()[0]} == {
+        slot_of(e) for row in site.routes.rows.values() for e in row.entries
+    }
+
+
+@given(st.data(), Worlds)
+def test_no_bucket_moves_without_cause(
+    data: st.DataObject, worlds: list[dict[int, Target | None]]
+) -> None:
+    """A bucket in use whose owner lives stays where it is, in every world, over every restart."""
+    site = fake_site()
+    current: dict[int, Target | None] = {}
+    before: dict[int, Table | None] = {}
+    for world in worlds:
+        current |= world
+        if data.draw(st.booleans(), label="restart"):
+            site.restart()
+        site.want(current)
+        for number, goal in current.items():
+            owners, old = site.owners(number), before.get(number)
+            if owners is not None and old is not None and goal is not None:
+                living = {hop.address for hop in goal.hops}
+                for was, now in zip(old.addresses(), owners.addresses(), strict=True):
+                    assert now == was or was not in living
+            before[number] = owners

@@ -30,7 +30,7 @@ def test_unmoved_buckets_keep_their_replica_and_no_replica_stands_twice(
 
 
 def test_full_slot_moves_in_two_steps() -> None:
-    """One next hop owns 4,093 buckets, loses 100, and gains as many: it has no replicas to spare."""
+    """Near 4,093 buckets a next hop that loses and gains at once has no replicas to spare."""
     first = [0] * 3993 + [1] * 100
     before = assign(first, None)
     swapped = [1] * 100 + [0] * 3893 + [0] * 100
