@@ -7,8 +7,8 @@ cost little). A request is 32 octets, its answer 72:
 
 The token is drawn at accept, so a client notices when anybody else, even another connection of the
 same pod, answers. On SIGTERM the pod is terminating, as Kubernetes means it: each connection
-gets its next answer with `closing` set and then FIN; those with nothing to say get FIN at half of
-the grace; the process ends with its last connection, or with the grace.
+gets its next answer with `closing` set and then FIN; those with nothing to say get FIN at two
+thirds of the grace; the process ends with its last connection, or with the grace.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Server:
         if self.terminating_at is None:
             return False
         since = time.monotonic() - self.terminating_at
-        if not self.nudged and since > self.grace_s / 2:
+        if not self.nudged and since > self.grace_s * 2 / 3:
             self.nudged = True
             for connection in list(self.connections.values()):
                 connection.closing = True

@@ -33,8 +33,6 @@ from samepath.lab.traffic import CLIENT_SCRIPT, SERVER_SCRIPT, Traffic, script
 ROOT = Path("/run/samepath-lab")
 NETNS = Path("/run/netns")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-GRACE_S = 6.0
-"""terminationGracePeriodSeconds of the lab's pods."""
 STATE = "state.json"
 
 
@@ -98,8 +96,13 @@ class Lab:
         spec: Spec,
         dataplane: Dataplane = "kernel",
         tell: Callable[[str], None] = lambda text: None,
+        *,
+        programs: bool = True,
     ) -> Lab:
-        """Build it and start everything; what was built is removed if that fails."""
+        """Build it and start everything; what was built is removed if that fails.
+
+        Without `programs`: hosts, pods and manifests, but no router, gateway or agent.
+        """
         need_root()
         _checked(name)
         ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,7 +114,7 @@ class Lab:
             ) from None
         lab = cls(State(name=name, spec=spec, dataplane=dataplane))
         try:
-            lab._build(tell)
+            lab._build(tell, programs)
         except BaseException:
             down(name)
             raise
@@ -129,7 +132,7 @@ class Lab:
         except PermissionError:
             raise LabError("the lab needs root") from None
 
-    def _build(self, tell: Callable[[str], None]) -> None:
+    def _build(self, tell: Callable[[str], None], programs: bool) -> None:
         for folder in ("log", "config", "manifests", "run"):
             (self.run_dir / folder).mkdir()
         self._save()
@@ -142,14 +145,18 @@ class Lab:
         self.state.nodes = [n.name for n in self.topology.working]
         self.state.expected_peers = len(self.state.nodes)
         self.write_manifests()
-        tell("upstream router, gateways, agents")
+        if programs:
+            tell("upstream router, gateways, agents")
+            self._start_programs()
+        self.state.ready = True
+        self._save()
+
+    def _start_programs(self) -> None:
         self.start_upstream()
         for gateway in self.topology.gateways:
             self.start_gateway(gateway.name)
         for node in self.topology.working:
             self.start_agent(node.name)
-        self.state.ready = True
-        self._save()
 
     def _save(self) -> None:
         replace(self.run_dir / STATE, msgspec.json.encode(self.state))
@@ -309,7 +316,7 @@ class Lab:
         )
         self.start(pod.name, "pod", [
             *script(SERVER_SCRIPT), "--name", pod.name, "--port", str(POD_PORT),
-            "--grace", str(GRACE_S),
+            "--grace", str(self.state.spec.grace_s),
         ])  # fmt: skip
         wait(lambda: _listens(self.host(pod.name)), 10, f"{pod.name} to listen")
         return pod

@@ -40,6 +40,8 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     spares: int = 2
     """Nodes that are cabled but have no agent yet; `add` takes the first."""
     pods_per_node: int = 2
+    grace_s: float = 6.0
+    """terminationGracePeriodSeconds of the pods."""
     upstream: Literal["bird"] = "bird"
     hold_time_s: int = 9
     buckets: int = 1021
@@ -56,8 +58,9 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}: {low} to {high}, not {value}")
-        if self.idle_timer_s <= 0:
-            raise ValueError(f"idle_timer_s: more than 0, not {self.idle_timer_s}")
+        for name in ("idle_timer_s", "grace_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: more than 0, not {getattr(self, name)}")
         if self.hash_seed == self.upstream_hash_seed:
             raise ValueError("upstream_hash_seed: another one than hash_seed")
 

@@ -130,6 +130,10 @@ class Traffic:
             by_pod=dict(by_pod),
         )
 
+    def live(self) -> int:
+        """How many connections are held now."""
+        return sum(int(a["live"]) for a in self._all("live"))
+
     def held(self) -> list[Held]:
         return [
             Held((saddr, sport), (daddr, dport), pod, silent)

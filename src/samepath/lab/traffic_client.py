@@ -12,7 +12,7 @@ never outlives its lab. The pod's side, with the octets on the wire, is `lab/pod
 | `silence n` | n held connections say nothing until the next `check` |
 | `check` | one exchange on every held connection, silent ones too; answers when all are done |
 | `take` | what happened since the last `take`: broken, finished, the longest stall; who lives |
-| `list` | the held connections |
+| `live`, `list` | how many held connections there are; which |
 | `close` | closes them all |
 
 A connection is broken when it is reset, ends in the middle of an exchange, does not answer within
@@ -340,6 +340,8 @@ class Client:
             return {"silent": len(chosen)}
         if operation == "take":
             return self.take(now)
+        if operation == "live":
+            return {"live": len(self.held)}
         if operation == "list":
             return {"held": [[*c.source, *c.target, c.pod, c.silent] for c in self.held.values()]}
         if operation == "close":

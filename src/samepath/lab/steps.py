@@ -1,0 +1,205 @@
+"""The steps of `survival`: what is done to the lab, and what is waited for. Each wait has a limit.
+
+A step says which connections it may take (`own_nodes`, pods that are `rolled`) and whose BGP
+sessions may go down (`watch`); everything else that happens is somebody's fault. Driven by
+`lab.scenario`.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from samepath.lab import observe
+from samepath.lab.render import Condition
+from samepath.lab.running import wait
+from samepath.lab.scenario import Action, World, list_node
+from samepath.lab.traffic import Traffic
+
+IDLE_MARGIN_S = 4.0
+DEAD_S = 1.0
+"""How long a killed daemon stays away."""
+
+
+def gateway_kill(world: World, traffic: Traffic) -> None:
+    _kill_gateway(world, traffic, world.gateways[0])
+
+
+def gateway_kill_again(world: World, traffic: Traffic) -> None:
+    _kill_gateway(world, traffic, world.gateways[-1])
+
+
+def _kill_gateway(world: World, traffic: Traffic, name: str) -> None:
+    """Its links down: the upstream sees it at once, the nodes when their hold timers expire."""
+    world.doing.differing = observe.differing(observe.tables(world.lab, world.gateways))
+    count = sum(len(d) for d in world.doing.differing.values())
+    if count:
+        world.doing.notes.append(f"{name} is killed while {count} buckets differ by gateway")
+    world.watch({name})
+    host = world.lab.host(name)
+    world.tell(f"{name}: links down")
+    for port in ("up0", "seg0"):
+        host.ip("link", "set", port, "down")
+    others = [g for g in world.gateways if g != name]
+    world.upstream_uses(others)
+    nodes = [*world.active, *world.draining]
+    world.tell(f"waiting until the nodes have lost {name}")
+    wait(
+        lambda: not any((n, name) in observe.sessions(world.lab).up for n in nodes),
+        4 * world.spec_hold_s,
+        f"the nodes to lose {name}",
+        pause_s=0.3,
+    )
+    world.tell(f"every connection exchanges without {name}")
+    traffic.check()
+    world.tell(f"{name}: links up")
+    for port in ("seg0", "up0"):
+        host.ip("link", "set", port, "up")
+    began = time.monotonic()
+    world.converge([name], limit_s=90)
+    world.doing.converge_s = time.monotonic() - began
+    world.sessions_up()
+    world.upstream_uses(world.gateways)
+
+
+def add(world: World, traffic: Traffic) -> None:
+    """A spare node joins: first its pods, then its manifests, then its agent."""
+    began = time.monotonic()
+    node = next(n for n in world.lab.topology.spares if n.name not in world.active)
+    world.lab.start_pods(node, Condition.READY)
+    world.lab.state.nodes.append(node.name)
+    world.lab.write_manifests()
+    changed = time.monotonic()
+    world.lab.start_agent(node.name)
+    world.active.append(node.name)
+    world.lab.expect_peers(len(world.active) + len(world.draining))
+    world.converge()
+    world.doing.converge_s = time.monotonic() - changed
+    world.sessions_up()
+    _outlast_idle_timer(world, began)
+
+
+def drain(world: World, traffic: Traffic) -> None:
+    """The label on its Node; its pods go on."""
+    began = time.monotonic()
+    name = world.active[1]
+    world.active.remove(name)
+    world.draining.append(name)
+    world.lab.state.draining.append(name)
+    world.lab.write_manifests()
+    world.converge()
+    world.doing.converge_s = time.monotonic() - began
+    _outlast_idle_timer(world, began)
+
+
+def remove(world: World, traffic: Traffic) -> None:
+    """The drained node goes: its agent says goodbye, then its pods are stopped."""
+    name = world.draining.pop() if world.draining else world.active.pop(1)
+    world.doing.own_nodes.add(name)
+    world.watch({name})
+    began = time.monotonic()
+    world.lab.stop(name, "agent", signal.SIGINT)
+    world.converge()
+    world.doing.converge_s = time.monotonic() - began
+    _forget_node(world, name)
+    if name in world.lab.state.draining:
+        world.lab.state.draining.remove(name)
+    world.lab.end_pods(world.lab.pods(name), signal.SIGKILL)
+    world.lab.write_manifests()
+
+
+def crash(world: World, traffic: Traffic) -> None:
+    """Its bridge port goes down, then everything on it is killed: no goodbye."""
+    name = world.active.pop(1)
+    world.doing.own_nodes.add(name)
+    world.watch({name})
+    began = time.monotonic()
+    world.lab.host("fabric").ip("link", "set", name, "down")
+    world.lab.stop(name, "agent", signal.SIGKILL)
+    world.lab.end_pods(world.lab.pods(name), signal.SIGKILL)
+    world.converge(limit_s=4 * world.spec_hold_s)
+    world.doing.converge_s = time.monotonic() - began
+    _forget_node(world, name)
+
+
+def _forget_node(world: World, name: str) -> None:
+    """What the cluster does in the end: Node and endpoints go from the manifests."""
+    list_node(world.lab, name, None)
+    world.lab.expect_peers(len(world.active) + len(world.draining))
+
+
+def restart(world: World, traffic: Traffic) -> None:
+    """kill -9 and start again, one after the other: each gateway, then each agent."""
+    for name, program in (
+        *((g, "gateway") for g in world.gateways),
+        *((n, "agent") for n in [*world.active, *world.draining]),
+    ):
+        world.watch({name})
+        world.tell(f"{name}: kill -9 and restart of the {program}")
+        world.lab.stop(name, program, signal.SIGKILL)
+        time.sleep(DEAD_S)
+        began = time.monotonic()
+        if program == "gateway":
+            world.lab.start_gateway(name)
+        else:
+            world.lab.start_agent(name)
+        world.sessions_up()
+        world.converge()
+        took = time.monotonic() - began
+        world.doing.converge_s = max(world.doing.converge_s or 0.0, took)
+    world.upstream_uses(world.gateways)
+
+
+def roll(world: World, traffic: Traffic) -> None:
+    """All pods of the service are replaced, one node at a time; then moves have their time."""
+    for name in list(world.active):
+        world.tell(f"{name}: new pods, old ones terminate")
+        old = world.lab.pods(name)
+        world.doing.rolled.update(pod.name for pod in old)
+        new = world.lab.start_pods(world.node(name), None)
+        world.lab.list_pods(new, Condition.READY)
+        world.lab.list_pods(old, Condition.TERMINATING)
+        world.lab.write_manifests()
+        world.lab.end_pods(old, signal.SIGTERM, limit_s=2 * world.lab.state.spec.grace_s + 5)
+        world.lab.write_manifests()
+    world.tell("waiting for the moves, which nobody holds up now")
+    began = time.monotonic()
+    limit_s = 2 * world.lab.state.spec.idle_timer_s + 15
+    while observe.moves_waiting(world.lab, world.gateways):
+        if time.monotonic() - began > limit_s:
+            world.doing.notes.append("moves were still in progress after the roll")
+            break
+        time.sleep(0.5)
+    began = time.monotonic()
+    world.converge()
+    world.doing.converge_s = time.monotonic() - began
+
+
+def _outlast_idle_timer(world: World, began: float) -> None:
+    """Go on until a bucket that was left alone at the step's beginning counts as idle."""
+    until = began + world.lab.state.spec.idle_timer_s + IDLE_MARGIN_S
+    while (left := until - time.monotonic()) > 0:
+        waiting = observe.moves_waiting(world.lab, world.gateways)
+        world.tell(f"idle buckets move, {waiting} moves wait; {left:.0f} s more")
+        time.sleep(min(left, 1.0))
+
+
+STEPS: list[tuple[str, str, Action]] = [
+    ("gateway_kill", "A gateway is killed and returns", gateway_kill),
+    ("add", "A node is added", add),
+    ("drain", "A node is drained", drain),
+    ("remove", "The drained node is removed", remove),
+    ("crash", "A node crashes", crash),
+    ("restart", "Every daemon is killed and restarted", restart),
+    ("roll", "All pods are rolled", roll),
+    ("gateway_kill_again", "A gateway is killed and returns, after all that", gateway_kill_again),
+]
+
+
+def chosen(names: tuple[str, ...] | None) -> list[tuple[str, str, Action]]:
+    """The steps of these names, in the scenario's order. Raises ValueError."""
+    known = [name for name, _, _ in STEPS]
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"no step {name!r}: there are {', '.join(known)}")
+    return [step for step in STEPS if names is None or step[0] in names]
