@@ -1,8 +1,8 @@
 """Path attributes off the wire, with the revised error handling.
 
-Called by `samepath.bgp.update` with the path attributes field of an UPDATE. `take_mp` takes the two
-multiprotocol attributes out, since they carry prefixes; `decode_attributes` reads the rest and
-remembers it by its octets: the same octets give the very same `PathAttributes`.
+Called by `samepath.bgp.update` with the path attributes of an UPDATE, without the two multiprotocol
+ones, which carry prefixes. What has been read is remembered by its octets: the same octets give the
+very same `PathAttributes`.
 
 What happens to a malformed attribute is a column of the table `_RULES`. Faults are values
 (`Problem`); only what costs the session is raised. Limits: everything is bounded by the message's
@@ -18,8 +18,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
+from samepath.bgp.attribute_framing import (
+    OPTIONAL,
+    TRANSITIVE,
+    RawAttribute,
+    attribute_name,
+    split_attributes,
+)
 from samepath.bgp.attributes import (
     AS_TRANS,
     AsPath,
@@ -29,15 +34,9 @@ from samepath.bgp.attributes import (
     Segment,
     SegmentType,
     UnknownAttribute,
-    segment_length,
 )
 from samepath.bgp.errors import Action, Code, PeerError, Problem, UpdateError
 from samepath.model.net import Address, Family, address_text
-
-OPTIONAL = 0x80
-TRANSITIVE = 0x40
-PARTIAL = 0x20
-EXTENDED_LENGTH = 0x10
 
 REMEMBERED_OCTETS = 1 << 20
 """Wire octets of path attributes that are remembered: a few MB of memory."""
@@ -126,69 +125,6 @@ def forget() -> None:
     _remembered_octets = 0
 
 
-# --- The framing: flags, type code, length, value ---------------------------------------------
-
-
-class RawAttribute(msgspec.Struct, frozen=True, gc=False):
-    """RFC 4271 §4.3. A struct, since several are made for each IPv6 UPDATE."""
-
-    flags: int
-    code: int
-    value: bytes
-    start: int
-    after: int
-    """The borders within the field."""
-
-
-def split_attributes(block: bytes) -> tuple[list[RawAttribute], str]:
-    """All attributes up to the first whose length does not fit, and what is wrong with that one.
-
-    RFC 7606 §4.
-    """
-    attributes: list[RawAttribute] = []
-    position, end = 0, len(block)
-    while position < end:
-        flags = block[position]
-        start = position + (4 if flags & EXTENDED_LENGTH else 3)
-        if start > end:
-            return attributes, f"{end - position} octets left, too few for an attribute"
-        code = block[position + 1]
-        after = start + int.from_bytes(block[position + 2 : start], "big")
-        if after > end:
-            return attributes, f"{_name(code)} is longer than the path attributes field"
-        attributes.append(RawAttribute(flags, code, block[start:after], position, after))
-        position = after
-    return attributes, ""
-
-
-def take_mp(block: bytes) -> tuple[RawAttribute | None, RawAttribute | None, bytes]:
-    """MP_REACH_NLRI, MP_UNREACH_NLRI, and the field without them.
-
-    Raises PeerError (Malformed Attribute List) if one of them comes twice (RFC 7606 §3 g).
-    """
-    found: dict[int, RawAttribute] = {}
-    attributes, _ = split_attributes(block)
-    for attribute in attributes:
-        if attribute.code in (Attribute.MP_REACH_NLRI, Attribute.MP_UNREACH_NLRI):
-            if attribute.code in found:
-                raise PeerError(
-                    Code.UPDATE_MESSAGE,
-                    UpdateError.MALFORMED_ATTRIBUTE_LIST,
-                    message=f"{_name(attribute.code)} comes twice",
-                )
-            found[attribute.code] = attribute
-    for attribute in sorted(found.values(), key=lambda a: a.start, reverse=True):
-        block = block[: attribute.start] + block[attribute.after :]
-    return found.get(Attribute.MP_REACH_NLRI), found.get(Attribute.MP_UNREACH_NLRI), block
-
-
-def _name(code: int) -> str:
-    try:
-        return Attribute(code).name
-    except ValueError:
-        return f"attribute {code}"
-
-
 # --- The values -------------------------------------------------------------------------------
 
 
@@ -245,13 +181,13 @@ class _Draft:
         if rule.internal_only and not self.internal:
             self._discard(code, "from an external peer", UpdateError.OPTIONAL_ATTRIBUTE_ERROR)
         elif flags & (OPTIONAL | TRANSITIVE) != rule.flags:
-            reason = f"{_name(code)} has flags 0x{flags:02x}"
+            reason = f"{attribute_name(code)} has flags 0x{flags:02x}"
             subcode = UpdateError.ATTRIBUTE_FLAGS_ERROR
             self.problems.append(Problem(rule.action, subcode, code, reason))
         else:
             fault = rule.read(self, attribute.value)
             if fault:
-                reason = f"{_name(code)} {fault}"
+                reason = f"{attribute_name(code)} {fault}"
                 self.problems.append(Problem(rule.action, rule.subcode, code, reason))
 
     def _keep_unknown(self, attribute: RawAttribute, block: bytes) -> None:
@@ -266,7 +202,7 @@ class _Draft:
             self.unknown.append(UnknownAttribute(attribute.code, attribute.value))
 
     def _discard(self, code: int, why: str, subcode: UpdateError) -> None:
-        reason = f"{_name(code)} {why}"
+        reason = f"{attribute_name(code)} {why}"
         self.problems.append(Problem(Action.ATTRIBUTE_DISCARD, subcode, code, reason))
 
     def _merge_as4(self) -> None:
@@ -276,7 +212,7 @@ class _Draft:
                 return
             self.aggregator = self.as4_aggregator
         if self.as4_path is not None and self.as_path is not None:
-            self.as_path = _merge_paths(self.as_path, self.as4_path)
+            self.as_path = self.as_path.merged(self.as4_path)
 
     def _finish(self) -> ParsedAttributes:
         missing = []
@@ -353,16 +289,12 @@ class _Draft:
         return ""
 
     def med_(self, value: bytes) -> str:
-        if len(value) != 4:
-            return f"has {len(value)} octets"
-        self.med = int.from_bytes(value, "big")
-        return ""
+        self.med, fault = _decode_number(value)
+        return fault
 
     def local_pref_(self, value: bytes) -> str:
-        if len(value) != 4:
-            return f"has {len(value)} octets"
-        self.local_pref = int.from_bytes(value, "big")
-        return ""
+        self.local_pref, fault = _decode_number(value)
+        return fault
 
     def atomic_aggregate_(self, value: bytes) -> str:
         if value:
@@ -399,10 +331,8 @@ class _Draft:
         return ""
 
     def originator_id_(self, value: bytes) -> str:
-        if len(value) != 4:
-            return f"has {len(value)} octets"
-        self.originator_id = int.from_bytes(value, "big")
-        return ""
+        self.originator_id, fault = _decode_number(value)
+        return fault
 
     def cluster_list_(self, value: bytes) -> str:
         if not value or len(value) % 4:
@@ -468,7 +398,13 @@ def why_no_host(address: Address) -> str:
 def missing_problem(code: int) -> Problem:
     """A mandatory attribute is not there. RFC 7606 §3 d."""
     subcode = UpdateError.MISSING_WELL_KNOWN_ATTRIBUTE
-    return Problem(_WITHDRAW, subcode, code, f"{_name(code)} is missing")
+    return Problem(_WITHDRAW, subcode, code, f"{attribute_name(code)} is missing")
+
+
+def _decode_number(value: bytes) -> tuple[int | None, str]:
+    if len(value) != 4:
+        return None, f"has {len(value)} octets"
+    return int.from_bytes(value, "big"), ""
 
 
 def _decode_path(value: bytes, asn_octets: int) -> tuple[AsPath, str]:
@@ -502,25 +438,3 @@ def _decode_aggregator(value: bytes, asn_octets: int) -> tuple[tuple[int, Addres
     if asn == 0:
         return None, "is AS 0"
     return (asn, value[asn_octets:]), ""
-
-
-def _merge_paths(path: AsPath, as4_path: AsPath) -> AsPath:
-    """The leading part of `path` that two-octet speakers added, then `as4_path`. RFC 6793 §4.2.3"""
-    ahead = path.length - as4_path.length
-    if ahead < 0:
-        return path
-    segments: list[Segment] = []
-    for kind, asns in path.segments:
-        if ahead <= 0:
-            break
-        if kind == SegmentType.AS_SEQUENCE:
-            asns = asns[:ahead]
-        segments.append((kind, asns))
-        ahead -= segment_length((kind, asns))
-    tail = as4_path.segments
-    if segments and tail and segments[-1][0] == tail[0][0] == SegmentType.AS_SEQUENCE:
-        joined = segments[-1][1] + tail[0][1]
-        if len(joined) <= 255:
-            segments[-1:] = [(SegmentType.AS_SEQUENCE, joined)]
-            tail = tail[1:]
-    return AsPath((*segments, *tail))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from samepath.bgp.attribute_decoder import EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE
+from samepath.bgp.attribute_framing import EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE
 from samepath.bgp.attributes import (
     AS_TRANS,
     SEGMENT_ASNS,

@@ -128,6 +128,30 @@ class AsPath:
                 return AsPath(((kind, (asn, *asns)), *self.segments[1:]))
         return AsPath(((SegmentType.AS_SEQUENCE, (asn,)), *self.segments))
 
+    def merged(self, as4_path: AsPath) -> AsPath:
+        """The leading part that only two-octet speakers added, then `as4_path`. RFC 6793 §4.2.3.
+
+        An `as4_path` that is longer than this one is ignored.
+        """
+        ahead = self.length - as4_path.length
+        if ahead < 0:
+            return self
+        segments: list[Segment] = []
+        for kind, asns in self.segments:
+            if ahead <= 0:
+                break
+            if kind == SegmentType.AS_SEQUENCE:
+                asns = asns[:ahead]
+            segments.append((kind, asns))
+            ahead -= segment_length((kind, asns))
+        tail = as4_path.segments
+        if segments and tail and segments[-1][0] == tail[0][0] == SegmentType.AS_SEQUENCE:
+            joined = segments[-1][1] + tail[0][1]
+            if len(joined) <= SEGMENT_ASNS:
+                segments[-1:] = [(SegmentType.AS_SEQUENCE, joined)]
+                tail = tail[1:]
+        return AsPath((*segments, *tail))
+
     def __str__(self) -> str:
         """`65001 65002 {65003,65004}`."""
         texts = []

@@ -4,7 +4,8 @@ Called by `samepath.bgp.session`: `split` cuts what the connection has brought i
 checks their headers, `decode` reads one, `encode` and `encode_updates` write. Nothing here waits,
 keeps a connection's state or knows the time; what both sides agreed on is the `Context`.
 
-The UPDATE has its own file, `samepath.bgp.update`; its names are offered here too.
+The UPDATE has files of its own, `samepath.bgp.update` and `samepath.bgp.update_encoder`; their
+names are offered here too.
 
 Standards: RFC 4271 §4 and §6.1-6.2, RFC 2918 and RFC 7313 (ROUTE-REFRESH), RFC 6286 (identifier),
 RFC 6793 (4-octet AS), RFC 7607 (AS 0), RFC 8654 (extended message), RFC 9003.
@@ -38,21 +39,23 @@ from samepath.bgp.errors import (
     shutdown_text,
 )
 from samepath.bgp.update import (
-    HEADER_OCTETS,
-    MARKER,
     MAX_EXTENDED_MESSAGE,
     MAX_MESSAGE,
-    UPDATE,
     Context,
     Reach,
     Update,
     Withdrawal,
     decode_update,
+)
+from samepath.bgp.update_encoder import (
+    HEADER_OCTETS,
+    MARKER,
+    UPDATE,
     encode_update,
     encode_updates,
     frame,
 )
-from samepath.bgp.update import encode_end_of_rib as end_of_rib
+from samepath.bgp.update_encoder import encode_end_of_rib as end_of_rib
 from samepath.model.net import Family
 
 __all__ = [

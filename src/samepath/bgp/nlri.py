@@ -78,6 +78,8 @@ def _decode_uniform(family: Family, data: bytes) -> tuple[Nlri, ...] | None:
     if length % 8 or length > family.bits:
         return None
     step = 1 + length // 8
+    if step == len(data):
+        return (data,)
     count, rest = divmod(len(data), step)
     if rest or data[::step].count(length) != count:
         return None
