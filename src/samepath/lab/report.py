@@ -144,8 +144,8 @@ def _lags(run: Run) -> str:
     items = "".join(f"<li><b>{escape(s.title)}:</b> {escape(n)}</li>" for s, n in notes)
     return (
         "<p>To be said plainly: a busy bucket is never taken from a living node, so a node that "
-        "was added gets its share only as buckets become idle, and a draining node keeps getting new "
-        f"connections in those buckets of its that are busy.</p><ul>{items}</ul>"
+        "was added gets its share only as buckets become idle, and a draining node keeps getting "
+        f"new connections in those buckets of its that are busy.</p><ul>{items}</ul>"
     )
 
 
