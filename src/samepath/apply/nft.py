@@ -1,0 +1,115 @@
+"""The table `inet samepath` in the kernel, through nft(8).
+
+Driven by `programs.agent`: `adopt` once at start, then `apply` whenever the ruleset differs, and
+`check` when somebody else may have touched it. Every write is one transaction, so packets see the
+old rules or the new ones. The table carries the digest of its ruleset: after a restart equal
+digests mean that nothing has to be written.
+
+A change of some services is written as a change of elements (`plan.proxy.change_text`); only when
+what stands in the kernel is not what we wrote is the table written as a whole.
+
+Standards: nft(8), libnftables-json(5).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from samepath.apply.tool import ToolError, run
+from samepath.plan.proxy import Ruleset, change_text, full_text, removal_text
+
+_COMMAND = ("nft", "-f", "-")
+_FAMILY, _NAME = "inet", "samepath"
+
+NETLINK_NETFILTER = 12
+NFNLGRP_NFTABLES = 7
+
+
+class Rules:
+    """What stands in the kernel, as far as we know."""
+
+    def __init__(self) -> None:
+        self.applied: Ruleset | None = None
+        """The ruleset that the kernel has; None: another one, or none, or we do not know."""
+        self.error: str | None = None
+
+    async def apply(self, ruleset: Ruleset) -> None:
+        """Make the kernel have `ruleset`. Raises ToolError; the old rules stand then."""
+        if self.applied is not None and self.applied.digest == ruleset.digest:
+            self.applied = ruleset
+            return
+        try:
+            if self.applied is None:
+                await self._adopt_or_write(ruleset)
+            else:
+                await self._change(self.applied, ruleset)
+        except ToolError as error:
+            self.error = str(error)
+            self.applied = None
+            raise
+        self.applied, self.error = ruleset, None
+
+    async def _adopt_or_write(self, ruleset: Ruleset) -> None:
+        if await digest_in_kernel() != ruleset.digest:
+            await run(_COMMAND, full_text(ruleset))
+
+    async def _change(self, old: Ruleset, new: Ruleset) -> None:
+        text = change_text(old, new)
+        if text is not None:
+            try:
+                await run(_COMMAND, text)
+            except ToolError:
+                pass  # somebody has been at the table; the whole of it will do, or say why not
+            else:
+                return
+        await run(_COMMAND, full_text(new))
+
+    async def check(self) -> bool:
+        """Whether the kernel still has what we wrote; if not, the next `apply` writes all of it."""
+        if self.applied is not None and await digest_in_kernel() != self.applied.digest:
+            self.applied = None
+            return False
+        return True
+
+    async def remove(self) -> None:
+        """No table of ours. Raises ToolError."""
+        if await digest_in_kernel() is not None:
+            await run(_COMMAND, removal_text())
+        self.applied = None
+
+
+async def digest_in_kernel() -> str | None:
+    """The digest that our table carries; None: there is no table, or it is not from us."""
+    command = ("nft", "-j", "list", "set", _FAMILY, _NAME, "digest")
+    text = await run(command, fine=(0, 1))
+    for entry in json.loads(text or "{}").get("nftables", ()):
+        if "set" in entry:
+            comment = entry["set"].get("comment")
+            return str(comment) if comment else None
+    return None
+
+
+class RulesMonitor:
+    """Hears that somebody has written nftables rules, us included. `fileno()` is readable then."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
+        self._socket.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Forget what was heard; what it was does not matter."""
+        while True:
+            try:
+                self._socket.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # more was said than the socket holds
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,390 @@
+"""Service rules in the kernel: real packets from a client through a node to its pods.
+
+client ── node ── pod1, pod2 (on this node), pod3 (on another one)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from flows import Client, Server
+
+from samepath.apply import conntrack, nft, tool
+from samepath.apply.nft import Rules, digest_in_kernel
+from samepath.lab.netns import Namespace, veth
+from samepath.model.cluster import (
+    Endpoint,
+    EndpointSlice,
+    Node,
+    Protocol,
+    Service,
+    ServicePort,
+    SlicePort,
+    make_cluster,
+)
+from samepath.model.config import Advertise
+from samepath.model.net import Family, parse_address
+from samepath.plan.proxy import Ruleset, build
+
+pytestmark = pytest.mark.netns
+
+VIPS = ("203.0.113.10", "2001:db8:113::10")
+CLUSTER_IPS = ("10.96.0.10", "fd96::10")
+PODS4, PODS6 = "10.244.1.{}", "fd00:1::{}"
+
+
+class Bench:
+    """The hosts, and the rules as they are now."""
+
+    def __init__(self) -> None:
+        prefix = f"spt-{os.getpid()}"
+        self.client_host = Namespace(f"{prefix}-client")
+        self.node = Namespace(f"{prefix}-node")
+        self.pods = [Namespace(f"{prefix}-pod{i}") for i in (1, 2, 3)]
+        self.servers: list[Server] = []
+        self.rules = Rules()
+        self.ruleset = Ruleset()
+
+    def up(self) -> None:
+        for host in (self.client_host, self.node, *self.pods):
+            host.create()
+        self.node.sysctl(
+            net__ipv4__ip_forward=1,
+            net__ipv6__conf__all__forwarding=1,
+            net__ipv6__conf__default__accept_dad=0,
+        )
+        veth(self.client_host, "eth0", self.node, "up0")
+        self.address(self.client_host, "eth0", "192.0.2.2/24", "2001:db8:2::2/64")
+        self.address(self.node, "up0", "192.0.2.1/24", "2001:db8:2::1/64")
+        self.default(self.client_host, "eth0", "192.0.2.1", "2001:db8:2::1")
+        self.default(self.node, "up0", "192.0.2.2", "2001:db8:2::2")
+        for index, pod in enumerate(self.pods, 1):
+            link = f"cali{index}"
+            veth(pod, "eth0", self.node, link)
+            four, six = PODS4.format(index), PODS6.format(index)
+            self.address(pod, "eth0", f"{four}/32", f"{six}/128")
+            self.address(self.node, link, "169.254.1.1/32", f"fd00:ff::{index}/128")
+            self.node.ip("route", "add", four, "dev", link)
+            self.node.ip("-6", "route", "add", six, "dev", link)
+            pod.ip("route", "add", "169.254.1.1", "dev", "eth0")
+            pod.ip("-6", "route", "add", f"fd00:ff::{index}", "dev", "eth0")
+            self.default(pod, "eth0", "169.254.1.1", f"fd00:ff::{index}")
+            self.servers.append(Server(pod, f"pod{index}", 8080))
+        for vip in VIPS:
+            self.node.ip("address", "add", vip, "dev", "lo")
+        self.host_server = Server(self.node, "host", 22)
+        self.client = Client(self.client_host)
+
+    def address(self, host: Namespace, link: str, *addresses: str) -> None:
+        for address in addresses:
+            host.ip("address", "add", address, "dev", link, *(("nodad",) if ":" in address else ()))
+
+    def default(self, host: Namespace, link: str, four: str, six: str) -> None:
+        host.ip("route", "add", "default", "via", four, "dev", link)
+        host.ip("-6", "route", "add", "default", "via", six, "dev", link)
+
+    def down(self) -> None:
+        for running in (*self.servers, self.host_server, self.client):
+            running.stop()
+        for host in (self.client_host, self.node, *self.pods):
+            host.delete()
+
+    def write(self, states: str = "RRR", **more: object) -> None:
+        """Put the rules in place. One letter a pod: R ready, S serving, T terminating, - gone."""
+        self.ruleset = rules_of(states, **more)
+        asyncio.run(self.rules.apply(self.ruleset))
+
+
+def rules_of(states: str, *, local: bool = True, affinity: bool = False, count: int = 1) -> Ruleset:
+    objects: list[Node | Service | EndpointSlice] = [Node("n1"), Node("n2")]
+    ports = (ServicePort(80), ServicePort(53, Protocol.UDP))
+    for number in range(count):
+        vips = VIPS if not number else (f"203.0.113.{20 + number}", f"2001:db8:113::{20 + number}")
+        service = Service(
+            "default",
+            f"web{number}",
+            ports,
+            cluster_ips=tuple(map(parse_address, CLUSTER_IPS)) if not number else (),
+            load_balancer=True,
+            load_balancer_ips=tuple(map(parse_address, vips)),
+            external_local=local,
+            affinity=affinity,
+        )
+        objects.append(service)
+        for family, text in ((Family.IPV4, PODS4), (Family.IPV6, PODS6)):
+            endpoints = tuple(
+                Endpoint(
+                    parse_address(text.format(i)),
+                    "n2" if i == 3 else "n1",
+                    state == "R",
+                    state in "RS",
+                    state in "ST",
+                )
+                for i, state in enumerate(states, 1)
+                if state != "-"
+            )
+            name = f"{service.name}-{family.label}"
+            slice_ports = (SlicePort(8080), SlicePort(8080, Protocol.UDP))
+            objects.append(
+                EndpointSlice("default", name, service.name, family, slice_ports, endpoints)
+            )
+    return build(make_cluster(objects), "n1", Advertise(), ["10.244.0.0/16", "fd00::/16"])
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Bench]:
+    bench = Bench()
+    try:
+        bench.up()
+        yield bench
+    finally:
+        bench.down()
+
+
+@pytest.fixture
+def bench(made: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The hosts, with all tools running inside the node, and its rules gone."""
+    real = tool._run
+
+    def inside(command: Sequence[str], stdin: str, fine: Sequence[int]) -> str:
+        return real(made.node.command(command), stdin, fine)
+
+    monkeypatch.setattr(tool, "_run", inside)
+    made.node.run("nft", "flush", "ruleset")
+    made.node.run("conntrack", "-F", check=False)
+    made.rules = Rules()
+    return made
+
+
+def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_service_reaches_its_local_ready_endpoints(bench: Bench, vip: str) -> None:
+    bench.write("RRR")
+    found = bench.client.many(vip, 80, 40)
+    assert found.keys() == {"pod1", "pod2"}
+    assert sum(found.values()) == 40
+    assert min(found.values()) > 5
+    assert bench.client.udp(vip, 53) in ("pod1", "pod2")
+    bench.write("RSR")
+    assert bench.client.many(vip, 80, 10) == {"pod1": 10}
+    bench.write("TSR")
+    assert bench.client.many(vip, 80, 10) == {"pod2": 10}
+    bench.write("TTR")
+    assert bench.client.once(vip, 80) == "refused"
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_policy_cluster_uses_all_and_masquerades_the_remote(bench: Bench, vip: str) -> None:
+    bench.write("RRR", local=False)
+    assert bench.client.many(vip, 80, 60).keys() == {"pod1", "pod2", "pod3"}
+    client = "2001:db8:2::2" if ":" in vip else "192.0.2.2"
+    bench.write("--R", local=False)
+    assert bench.client.source(vip, 80) not in (client, vip)  # the way back leads through the node
+    bench.write("R--", local=False)
+    assert bench.client.source(vip, 80) == client
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_established_flows_go_on_when_their_endpoint_terminates(bench: Bench, vip: str) -> None:
+    bench.write("R--")
+    assert bench.client.open("old", vip, 80) == "pod1"
+    bench.write("SR-")
+    assert bench.client.echo("old") == "pod1"
+    assert bench.client.many(vip, 80, 10) == {"pod2": 10}
+    bench.write("TR-")
+    assert bench.client.echo("old") == "pod1"
+    bench.write("S--")
+    assert bench.client.echo("old") == "pod1"
+    assert bench.client.once(vip, 80) == "pod1"
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_off_port_is_rejected_and_ping_is_answered(bench: Bench, vip: str) -> None:
+    assert bench.client.once(vip, 22) == "host"  # what happens without rules
+    bench.write("RRR")
+    started = time.monotonic()
+    assert bench.client.once(vip, 22) == "refused"
+    assert bench.client.udp(vip, 22) == "refused"
+    assert bench.client.udp(vip, 80) == "refused"
+    assert time.monotonic() - started < 1
+    bench.client_host.run("ping", "-c", "1", "-W", "2", vip)
+    node = "2001:db8:2::1" if ":" in vip else "192.0.2.1"
+    assert bench.client.once(node, 22) == "host"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_is_not_on_the_node_is_not_forwarded(bench: Bench, index: int) -> None:
+    """A cluster IP is on no interface: off its ports it must not leave by the default route."""
+    bench.write("RRR")
+    assert bench.client.many(CLUSTER_IPS[index], 80, 60).keys() == {"pod1", "pod2", "pod3"}
+    assert bench.client.once(CLUSTER_IPS[index], 81) == "refused"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_pods_and_the_node_may_use_any_endpoint(bench: Bench, index: int) -> None:
+    bench.write("R-R")
+    vip = VIPS[index]
+    assert bench.client.many(vip, 80, 10) == {"pod1": 10}
+    for host in (bench.pods[0], bench.node):
+        inside = Client(host)
+        try:
+            for address in (vip, CLUSTER_IPS[index]):
+                # pod1 reaches itself, too: the hairpin.
+                assert inside.many(address, 80, 40).keys() == {"pod1", "pod3"}
+            assert inside.once(vip, 22) == "refused"
+        finally:
+            inside.stop()
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_affinity_keeps_a_client_at_its_endpoint(bench: Bench, vip: str) -> None:
+    bench.write("RRR", affinity=True)
+    found = bench.client.many(vip, 80, 12)
+    assert len(found) == 1
+    bench.write("RRR", affinity=True, count=2)
+    assert bench.client.many(vip, 80, 12) == found
+
+
+def test_rules_change_under_load_and_nothing_breaks(bench: Bench) -> None:
+    bench.write("RR-")
+    for number in range(20):
+        assert bench.client.open(f"c{number}", VIPS[number % 2], 80).startswith("pod")
+    stop = threading.Event()
+    failures: list[object] = []
+    opened = [0]
+
+    def load() -> None:
+        while not stop.is_set():
+            for number in range(20):
+                if not (who := bench.client.echo(f"c{number}")).startswith("pod"):
+                    failures.append(who)
+            for vip in VIPS:
+                found = bench.client.many(vip, 80, 5)
+                opened[0] += sum(found.values())
+                if not found.keys() <= {"pod1", "pod2"}:
+                    failures.append(found)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        for turn in range(40):
+            bench.write(("RR-", "RRR", "SR-")[turn % 3], count=1 + turn % 4)
+            if turn % 10 == 9:
+                bench.rules.applied = None  # and once in a while the whole table
+                asyncio.run(run_full(bench))
+    finally:
+        stop.set()
+        loading.join()
+    assert not failures
+    assert opened[0] > 50
+
+
+async def run_full(bench: Bench) -> None:
+    await tool.run(("nft", "-f", "-"), nft.full_text(bench.ruleset))
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_an_endpoint_that_is_gone_is_forgotten(bench: Bench, vip: str) -> None:
+    bench.write("R--")
+    family = 1 if ":" in vip else 0
+    pod1 = parse_address((PODS4, PODS6)[family].format(1))
+    assert bench.client.open("old", vip, 80) == "pod1"
+    bench.write("-R-")
+    assert bench.client.open("new", vip, 80) == "pod2"
+    pairs = asyncio.run(conntrack.endpoints_of([parse_address(vip)]))
+    assert (parse_address(vip), pod1) in pairs
+    asyncio.run(conntrack.forget(parse_address(vip), pod1))
+    asyncio.run(conntrack.forget(parse_address(vip), pod1))  # again is no error
+    pairs = asyncio.run(conntrack.endpoints_of([parse_address(vip)]))
+    assert (parse_address(vip), pod1) not in pairs
+    started = time.monotonic()
+    assert bench.client.echo("old") == "reset"
+    assert time.monotonic() - started < 1
+    assert bench.client.echo("new") == "pod2"
+
+
+def test_living_flows_are_counted(bench: Bench) -> None:
+    services = [parse_address(vip) for vip in VIPS]
+    bench.write("RR-")
+    assert asyncio.run(conntrack.live_flows(services)) == {}
+    bench.client.open("a", VIPS[0], 80)
+    bench.client.open("b", VIPS[0], 80)
+    bench.client.open("c", VIPS[1], 80)
+    bench.client.many(VIPS[0], 80, 5)  # over, or about to be
+
+    def counted() -> dict[bytes, int]:
+        return asyncio.run(conntrack.live_flows(services))
+
+    until(lambda: counted() == {services[0]: 2, services[1]: 1})
+
+
+def test_the_table_is_adopted_and_repaired(bench: Bench) -> None:
+    bench.write("RR-", count=3)
+    handle = bench.node.run("nft", "-a", "list", "tables")
+    again = Rules()
+    asyncio.run(again.apply(rules_of("RR-", count=3)))
+    assert bench.node.run("nft", "-a", "list", "tables") == handle, "written, though it stood"
+    assert asyncio.run(again.check())
+    bench.node.run("nft", "flush", "ruleset")
+    assert not asyncio.run(again.check())
+    asyncio.run(again.apply(rules_of("RR-", count=3)))
+    assert asyncio.run(digest_in_kernel()) == again.applied.digest
+    # Somebody takes an element away behind our back: the change falls back to the whole table.
+    bench.node.run("nft", "flush", "map", "inet", "samepath", "outside4")
+    asyncio.run(again.apply(rules_of("R--", count=2)))
+    assert bench.client.once(VIPS[0], 80) == "pod1"
+    asyncio.run(again.remove())
+    assert asyncio.run(digest_in_kernel()) is None
+    assert "samepath" not in bench.node.run("nft", "list", "tables")
+
+
+def test_a_refused_ruleset_leaves_the_old_one(bench: Bench) -> None:
+    bench.write("R--")
+    bad = rules_of("RR-")
+    elements = {**bad.elements, "services4": {"nonsense": ""}}
+    with pytest.raises(tool.ToolError, match="nonsense"):
+        asyncio.run(bench.rules.apply(replace(bad, elements=elements, digest="0bad")))
+    assert bench.rules.applied is None
+    assert "nonsense" in str(bench.rules.error)
+    assert bench.client.once(VIPS[0], 80) == "pod1"
+    bench.write("-R-")
+    assert bench.rules.error is None
+    assert bench.client.once(VIPS[0], 80) == "pod2"
+
+
+WORLDS = ["R--", "RR-", "SRR", "---", "RRR", "TSS", "--R"]
+
+
+def test_history_does_not_matter(bench: Bench) -> None:
+    """Whatever was written before, the table is the one that a fresh start would write."""
+
+    def table() -> list[str]:
+        text = bench.node.run("nft", "-s", "list", "table", "inet", "samepath")
+        return sorted(text.replace(",", "\n").split())
+
+    for last in WORLDS:
+        bench.node.run("nft", "flush", "ruleset")
+        bench.rules = Rules()
+        bench.write(last, count=2)
+        fresh = table()
+        for before in WORLDS:
+            bench.write(before, count=1 + len(before.replace("-", "")) % 3, local=before != "RR-")
+        bench.write(last, count=2)
+        assert table() == fresh, last
