@@ -185,6 +185,8 @@ class ResilientRoutes:
     @property
     def next_look(self) -> float:
         """When `work` has something to do by itself."""
+        if not self.in_sync:
+            return math.inf
         if self._changed:
             return -math.inf
         return min((row.look_at for row in self.rows.values()), default=math.inf)

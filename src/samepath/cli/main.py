@@ -42,3 +42,5 @@ def cli() -> None:
 
 def main() -> None:
     sys.exit(cli())
+if __name__ == "__main__":
+    main()

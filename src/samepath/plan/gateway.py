@@ -59,6 +59,15 @@ class Wanted:
     kind: Kind
     target: Target
 
+    @property
+    def gateways(self) -> tuple[Address, ...]:
+        """Next hops of a plain route. A pod block has one node; if two claim it, the lower address
+        stands until they agree."""
+        hops = self.target.hops
+        if self.kind == "pods":
+            return (hops[0].address,)
+        return tuple(hop.address for hop in hops if not hop.draining or self.target.all_drain)
+
 
 _RANK: dict[str, int] = {"services": 0, "pods": 1, "routes": 2}
 

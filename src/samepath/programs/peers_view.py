@@ -1,0 +1,46 @@
+"""Peers as `samepath status` shows them, the same for gateway and agent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from samepath.bgp.peer import PeerStatus
+from samepath.model.net import address_text
+
+
+def peers_view(peers: Iterable[PeerStatus]) -> list[dict[str, Any]]:
+    """JSON-able, sorted by address."""
+    now = time.monotonic()
+    return [_peer(peer, now) for peer in sorted(peers, key=lambda p: (len(p.address), p.address))]
+
+
+def _peer(peer: PeerStatus, now: float) -> dict[str, Any]:
+    router_id = peer.router_id
+    return {
+        "neighbor": peer.neighbor,
+        "address": address_text(peer.address),
+        "as": peer.remote_as,
+        "router_id": "" if router_id is None else address_text(router_id.to_bytes(4, "big")),
+        "state": peer.state.name.capitalize(),
+        "since_s": round(max(0.0, now - peer.since_s), 1),
+        "hold_time_s": peer.hold_time_s,
+        "families": [
+            {
+                "family": family.label,
+                "received": counts.received,
+                "accepted": counts.accepted,
+                "stale": counts.stale,
+                "refused": counts.refused,
+                "advertised": counts.advertised,
+                "end_of_rib": counts.end_of_rib_received,
+            }
+            for family, counts in peer.families.items()
+        ],
+        "stale_for_s": None
+        if peer.stale_until_s is None
+        else round(max(0.0, peer.stale_until_s - now), 1),
+        "last_error": peer.last_error,
+        "flaps": peer.flaps,
+    }
