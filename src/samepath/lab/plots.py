@@ -94,41 +94,54 @@ def _of_all(step: Step) -> str:
 
 
 def strips(run: Run, family: str = "ipv4") -> str:
-    """Who owns which bucket before and after each step, on every gateway."""
+    """Who owns which bucket before and after each step, on every gateway.
+
+    Within a step the buckets stand in the order of their owners on the first gateway, before and
+    then after, the same order in each of the step's rows: what moved stands together.
+    """
     steps = [s for s in run.steps if s.strips_after]
-    rows_of = [(s, g, when) for s in steps for g in run.gateways for when in ("before", "after")]
+    rows = 2 * len(run.gateways)
+    colours = ListedColormap([*_colours(run).values(), "#ffffff"])
     with mpl.rc_context(STYLE):
+        height = 0.24 * rows * len(steps) + 0.22 * len(steps) + 1.2
         figure, axes = plt.subplots(
-            len(rows_of), 1, figsize=(11, 0.21 * len(rows_of) + 1.3), sharex=True, squeeze=False,
-            gridspec_kw={"hspace": 0.0},
-        )  # fmt: skip
-        colours = ListedColormap([*_colours(run).values(), "#ffffff"])
-        for axis, (step, gateway, when) in zip(axes[:, 0], rows_of, strict=True):
-            strip = (step.strips_before if when == "before" else step.strips_after).get(gateway, {})
-            codes = _codes(strip.get(family, ""), len(run.nodes), run.buckets)
-            axis.imshow(codes[np.newaxis, :], aspect="auto", cmap=colours, vmin=0,
-                        vmax=len(run.nodes), interpolation="nearest")  # fmt: skip
-            axis.set_yticks([0], [f"{gateway} {when}"], fontsize=7)
-            axis.tick_params(length=0, labelbottom=False)
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            if gateway == run.gateways[0] and when == "before":
-                axis.annotate(step.step, (-0.085, 0.5), xycoords="axes fraction", ha="right",
-                              va="top", fontsize=9, annotation_clip=False)  # fmt: skip
-                axis.axhline(-0.5, color="black", linewidth=1.4)
-        last = axes[-1, 0]
-        last.tick_params(length=3, labelbottom=True)
-        last.set_xlabel(f"bucket ({family}); each colour is the node that owns it")
-        figure.legend(handles=_node_patches(run), loc="upper center", ncols=len(run.nodes),
-                      frameon=False)  # fmt: skip
-        figure.subplots_adjust(left=0.24, right=0.99, top=1 - 0.45 / figure.get_figheight(),
-                               bottom=0.55 / figure.get_figheight())  # fmt: skip
+            len(steps), 1, figsize=(11, height), sharex=True, squeeze=False, layout="constrained"
+        )
+        for axis, step in zip(axes[:, 0], steps, strict=True):
+            _strip_rows(axis, run, step, family, colours)
+        axes[-1, 0].set_xlabel(
+            f"all {run.buckets} buckets ({family}), in the order of their owners before the step"
+        )
+        figure.legend(
+            handles=_node_patches(run, steps), loc="outside upper center", ncols=10, frameon=False
+        )
         return _svg(figure)
+
+
+def _strip_rows(axis: Any, run: Run, step: Step, family: str, colours: Any) -> None:
+    found = []
+    labels = []
+    for gateway in run.gateways:
+        for when, strips in (("before", step.strips_before), ("after", step.strips_after)):
+            text = strips.get(gateway, {}).get(family, "")
+            found.append(_codes(text, len(run.nodes), run.buckets))
+            labels.append(f"{gateway} {when}")
+    order = np.lexsort((found[1], found[0]))
+    rows = np.array(found)[:, order]
+    axis.imshow(
+        rows, aspect="auto", cmap=colours, vmin=0, vmax=len(run.nodes), interpolation="nearest"
+    )
+    axis.set_yticks(range(len(labels)), labels, fontsize=7.5)
+    axis.hlines(np.arange(0.5, len(labels) - 1), -0.5, run.buckets - 0.5, color="white", lw=1.5)
+    axis.tick_params(length=0)
+    axis.set_title(step.title, loc="left", fontsize=9.5)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
 
 
 def _codes(text: str, unknown: int, buckets: int) -> Any:
     codes = [ALPHABET.find(sign) if sign in ALPHABET else unknown for sign in text]
-    return np.array(codes or [unknown] * buckets)
+    return np.array(codes if len(codes) == buckets else [unknown] * buckets)
 
 
 def shares(run: Run) -> str:
@@ -150,8 +163,8 @@ def shares(run: Run) -> str:
         axis.set_ylabel("share of new connections")
         axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
         axis.set_ylim(0, 1)
-        figure.legend(handles=_node_patches(run), loc="outside upper center",
-                      ncols=len(run.nodes), frameon=False)  # fmt: skip
+        figure.legend(handles=_node_patches(run, steps), loc="outside upper center",
+                      ncols=10, frameon=False)  # fmt: skip
         return _svg(figure)
 
 
@@ -172,8 +185,10 @@ def _colours(run: Run) -> dict[str, str]:
     return {n: NODE_COLOURS[i % len(NODE_COLOURS)] for i, n in enumerate(run.nodes)}
 
 
-def _node_patches(run: Run) -> list[Patch]:
-    return [Patch(color=colour, label=node) for node, colour in _colours(run).items()]
+def _node_patches(run: Run, steps: Sequence[Step]) -> list[Patch]:
+    """The legend: nodes that had anything in these steps."""
+    seen = {n for s in steps for n in (*s.shares_before, *s.shares_after)}
+    return [Patch(color=c, label=node) for node, c in _colours(run).items() if node in seen]
 
 
 def _svg(figure: Any) -> str:

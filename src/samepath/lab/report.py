@@ -66,8 +66,8 @@ def html(run: Run, control: Run | None = None) -> str:
         _figure(
             plots.strips(run),
             f"The {run.buckets} buckets of the IPv4 service, as each gateway's kernel has them. "
-            "Only what changes colour from before to after was moved; with no move in wait both "
-            "gateways show the same strip.",
+            "Each step has its buckets in the order of their owners before it, so what moved "
+            "stands together; with no move in wait both gateways show the same.",
         ),
         "<h2>All figures</h2>",
         _table(run),
