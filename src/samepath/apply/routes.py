@@ -85,11 +85,15 @@ class PlainRoutes:
         slots: Slots,
         *,
         metric: int,
+        blackhole_metric: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`blackhole_metric`: of blackholes, where other than `metric`; they should give way to
+        whatever route somebody else has for the same prefix."""
         self.kernel = kernel
         self.slots = slots
         self.metric = metric
+        self.blackhole_metric = metric if blackhole_metric is None else blackhole_metric
         self.clock = clock
         self.in_sync = False
         self.errors: dict[Prefix, str] = {}
@@ -133,7 +137,7 @@ class PlainRoutes:
         return [
             (family, nlri)
             for family, nlri, metric in self._routes
-            if metric == self.metric and (family, nlri) in self._wanted
+            if (family, nlri) in self._wanted and metric == self._metric(self._wanted[family, nlri])
         ]
 
     @property
@@ -143,7 +147,7 @@ class PlainRoutes:
                 family,
                 nlri,
                 gateways,
-                (family, nlri, self.metric) in self._routes,
+                (family, nlri, self._metric(gateways)) in self._routes,
                 self.errors.get((family, nlri), ""),
             )
             for (family, nlri), gateways in self._wanted.items()
@@ -223,8 +227,11 @@ class PlainRoutes:
             if error:
                 self.errors[family, nlri] = error
             if target is not None:
-                desired[family, nlri, self.metric] = target
+                desired[family, nlri, self._metric(gateways)] = target
         return desired
+
+    def _metric(self, gateways: Gateways) -> int:
+        return self.blackhole_metric if isinstance(gateways, _Blackhole) else self.metric
 
     def _answer(self, gateways: Gateways, connected: Connected) -> tuple[Target | None, str]:
         if isinstance(gateways, _Blackhole):
