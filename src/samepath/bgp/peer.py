@@ -46,7 +46,7 @@ from samepath.bgp.policy import ImportRule, PeerKey
 from samepath.bgp.rib import Counts, Rib
 from samepath.bgp.session import Session, SessionConfig, keeps_own
 from samepath.model.config import Neighbor
-from samepath.model.net import Address, Family, family_of
+from samepath.model.net import Address, Family, family_of, parse_address
 
 STALE_S = 360.0
 """A neighbour that is back has so long to send its End-of-RIB, before what is stale goes."""
@@ -258,6 +258,7 @@ class Peer:
                     self._rib.announce(self.address, reach.family, reach.nlris, reach.attributes)
                 if update.problems:
                     self.last_error = f"UPDATE: {update.problems[0]}"
+                return  # The state is the same.
             case EndOfRib(family):
                 self._ended.add(family)
                 self._rib.end_of_rib(self.address, family)
@@ -364,7 +365,8 @@ class Peer:
     def _next_hops(self, session: Session) -> dict[Family, Address]:
         local = self._local_addresses.get(session)
         own = {family_of(local): local} if local else {}
-        return {**own, **self._local.next_hops}
+        towards = {family_of(a): a for a in map(parse_address, self.neighbor.next_hops)}
+        return {**own, **self._local.next_hops, **towards}
 
     def _down(self, session: Session, down: Down, now: float) -> None:
         self._local_addresses.pop(session, None)
@@ -419,7 +421,7 @@ class Peer:
         return out is not None and (self._routes_are_new or not out.is_idle)
 
     def pull(self, now: float) -> Session | None:
-        """Puts the next UPDATEs into a session, some tens of KB; the session, or None."""
+        """A small step: the session into which it has put UPDATEs, if it came so far."""
         out, session = self._out, self._up
         if out is None or session is None or session.state is not State.ESTABLISHED:
             return None

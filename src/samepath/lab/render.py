@@ -57,6 +57,7 @@ def gateway_config(
     nodes = {
         "range": SEGMENT[0],
         "remote_as": GATEWAY_AS,
+        "next_hops": [gateway.segment4, gateway.segment6],
         "hold_time_s": spec.hold_time_s,
         "import": {"services": list(SERVICE_POOLS), "pods": list(POD_BLOCKS)},
         "export": ["pods", "default"],
@@ -65,6 +66,7 @@ def gateway_config(
         "address": gateway.upstream4,
         "remote_as": UPSTREAM_AS,
         "local_address": gateway.uplink4,
+        "next_hops": [gateway.uplink4, gateway.uplink6],
         "hold_time_s": spec.hold_time_s,
         "connect_retry_s": 1,
         "import": {"routes": ["0.0.0.0/0", "::/0"]},

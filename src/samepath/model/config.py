@@ -40,6 +40,9 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     remote_as: int
     port: int = 179
     local_address: str | None = None
+    next_hops: list[str] = []
+    """Our own addresses as next hops towards this neighbour, at most one a family: for a router
+    whose sides differ. Left out: as for the whole program."""
     passive: bool = False
     """Wait for the neighbour to connect. Neighbours by range are always passive."""
     families: list[Literal["ipv4", "ipv6"]] = msgspec.field(
@@ -65,8 +68,9 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
             parse_address(self.address)
         if self.range is not None:
             parse_prefix(self.range)
-        if self.local_address is not None:
-            parse_address(self.local_address)
+        for text in (self.local_address, *self.next_hops):
+            if text is not None:
+                parse_address(text)
         if (self.hold_time_s and self.hold_time_s < 3) or self.hold_time_s > 65535:
             raise ValueError(f"hold_time_s: 0, or 3 to 65535, not {self.hold_time_s}")
         if not 0 <= self.graceful_restart_s <= 4095:
