@@ -441,16 +441,14 @@ class FakeKernel:
             raise _Refused(EINVAL, "Number of buckets needs to be non-0")
         if old is not None and Family.IPV6 in self._routed_by({group.id}) and self._has_ipv4(group):
             raise _Refused(EINVAL, "IPv6 routes can not use an IPv4 nexthop")
-        weights = group.weights
-        if all(weight == 1 for weight in weights):
-            group = replace(group, weights=())
+        group = replace(group, weights=_unless_all_one(group.weights))
         self._nexthops[group.id] = group
         if group.resilient:
             table = self._tables.get(group.id)
             if table is None:
                 table = self._tables[group.id] = ResilientTable(group.buckets, group.idle_timer_s)
             table.idle_timer_s = group.idle_timer_s
-            table.replace(group.members, weights or [1] * len(group.members), self.now)
+            table.replace(group.members, group.weights or [1] * len(group.members), self.now)
 
     def _check_members(self, group: Group) -> None:
         if not 1 <= len(group.members) <= MAX_MEMBERS:
@@ -537,7 +535,7 @@ class FakeKernel:
             if not members:
                 self._remove(group.id)
                 continue
-            weights = group.weights[:at] + group.weights[at + 1 :]
+            weights = _unless_all_one(group.weights[:at] + group.weights[at + 1 :])
             self._nexthops[group.id] = replace(group, members=members, weights=weights)
             if group.id in self._tables:
                 self._tables[group.id].remove(id_, self.now)
@@ -560,6 +558,10 @@ class FakeKernel:
             for key, route in self.routes_by_key.items()
             if route.nexthop_id is not None or route.oif != index
         }
+
+
+def _unless_all_one(weights: tuple[int, ...]) -> tuple[int, ...]:
+    return weights if any(weight != 1 for weight in weights) else ()
 
 
 _KIND = {

@@ -14,6 +14,7 @@ from samepath.lab.netns import Namespace
 from samepath.model.net import parse_address
 from samepath.netlink.fake import FakeKernel
 from samepath.netlink.kernel import RealKernel
+from samepath.netlink.ops import DeleteNextHop
 
 _numbers = itertools.count()
 
@@ -57,7 +58,7 @@ class World:
             time.sleep(0.005)
 
 
-def fake_world() -> World:
+def make_fake_world() -> World:
     kernel = FakeKernel()
     a = kernel.add_link("a0", (parse_address("10.9.0.1"), 24), (parse_address("fd09::1"), 64))
     b = kernel.add_link("b0", (parse_address("10.8.0.1"), 24), (parse_address("fd08::1"), 64))
@@ -92,14 +93,22 @@ def real_world() -> Iterator[World]:
     finally:
         assert isinstance(world.kernel, RealKernel)
         assert world.namespace is not None
+        # Groups first: a link that goes takes its next hops one by one out of every group, which
+        # holds the kernel's lock for seconds where groups are large.
+        world.kernel.apply([DeleteNextHop(group.id) for group in world.kernel.nexthops()[1]])
         world.kernel.close()
         world.namespace.delete()
+
+
+@pytest.fixture
+def fake_world() -> World:
+    return make_fake_world()
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
 def world(request: pytest.FixtureRequest) -> World:
     if request.param == "fake":
-        return fake_world()
+        return make_fake_world()
     real: World = request.getfixturevalue("real_world")
     return real
 
@@ -107,4 +116,4 @@ def world(request: pytest.FixtureRequest) -> World:
 @pytest.fixture
 def both(real_world: World) -> tuple[World, World]:
     """The fake and the real one, side by side."""
-    return fake_world(), real_world
+    return make_fake_world(), real_world
