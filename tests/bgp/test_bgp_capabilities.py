@@ -94,6 +94,7 @@ def test_decode(data: bytes, capabilities: Capabilities) -> None:
         (b"", 0),
         (b"\1", 0),
         (b"\0\0", 0),
+        (b"\0\2\0", 0),
         (b"\2\2\1", 0),
         (b"\2\2\0\0", 0),
         (b"\1\2", 0),

@@ -45,9 +45,10 @@ def test_shutdown_communication(text: str) -> None:
 
 
 def test_a_long_shutdown_communication_is_cut_between_characters() -> None:
-    data = shutdown_data("x" + "é" * 200)
-    assert data[0] == 255 == len(data) - 1
-    assert shutdown_text(data) == "x" + "é" * 127
+    data = shutdown_data("é" * 200)
+    assert data[0] == 254 == len(data) - 1
+    assert shutdown_text(data) == "é" * 127
+    assert shutdown_data("x" + "é" * 200)[0] == 255
 
 
 @pytest.mark.parametrize(

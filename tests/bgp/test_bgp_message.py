@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepath.bgp import message as m
-from samepath.bgp.attributes import AsPath, PathAttributes
+from samepath.bgp.attribute_framing import split_attributes
+from samepath.bgp.attributes import AsPath, PathAttributes, UnknownAttribute
 from samepath.bgp.capabilities import Capabilities
 from samepath.bgp.errors import Action, PeerError, UpdateError, shutdown_data
 from samepath.model.net import Family, make_nlri, parse_address, parse_prefix
@@ -211,6 +212,7 @@ def test_lengths_that_exceed_the_message_cost_the_session(data: bytes) -> None:
         (body(b"\x80\x0e\x04\0\2\1\0" + ORIGIN + AS_PATH), 9),
         (body(b"\x80\x0e\x00" + ORIGIN + AS_PATH), 9),
         (body(b"\x80\x0e\x05\0\2\1\x10\0" + ORIGIN + AS_PATH), 9),
+        (body(b"\x80\x0e\x14\0\2\1\x10" + NEXT_HOP6 + ORIGIN + AS_PATH), 9),
         (body(mp_reach(NEXT_HOP6[:4], PREFIX6) + ORIGIN + AS_PATH), 9),
         (body(mp_reach(b"", PREFIX6) + ORIGIN + AS_PATH), 9),
         (body(mp_reach(NEXT_HOP6 + b"\0", PREFIX6) + ORIGIN + AS_PATH), 9),
@@ -322,6 +324,17 @@ def test_families_that_were_not_negotiated_are_ignored(data: bytes, families: se
         assert [p.action for p in result.problems] == [Action.IGNORED]
 
 
+def test_faults_are_reported_again_for_what_is_remembered() -> None:
+    discarded = b"\xc0\x07\x01x"
+    for _ in range(3):
+        result = update(body(mp_reach(NEXT_HOP6, PREFIX6) + ORIGIN + AS_PATH + discarded))
+        assert [p.attribute for p in result.problems] == [7]
+        assert len(result.reaches) == 1
+        result = update(body(mp_reach(NEXT_HOP6, PREFIX6) + ORIGIN))
+        assert [p.attribute for p in result.problems] == [2]
+        assert not result.reaches
+
+
 def test_end_of_rib() -> None:
     """RFC 4724 §2."""
     assert m.end_of_rib(V4) == header(23, 2) + bytes(4)
@@ -403,6 +416,48 @@ def test_attributes_that_leave_no_room_withdraw(family: Family) -> None:
     extended = replace(CONTEXT, max_message=m.MAX_EXTENDED_MESSAGE)
     (message,) = m.encode_updates([reach], (), extended)
     assert unpack(message, extended).reaches == (reach,)
+
+
+@pytest.mark.parametrize("family", Family)
+def test_the_last_prefix_that_fits(family: Family) -> None:
+    """Attributes grow by one octet until there is no room for the longest prefix."""
+    hop = parse_address("192.0.2.1") if family is V4 else NEXT_HOP6
+    prefix = make_nlri(hop, family.bits)
+    sizes = []
+    for extra in range(3950, 4096):
+        attributes = PathAttributes(hop, unknown=(UnknownAttribute(99, bytes(extra)),))
+        reach = m.Reach(family, (prefix,), attributes)
+        (message,) = m.encode_updates([reach], (), CONTEXT)
+        sizes.append(len(message))
+        said = unpack(message, CONTEXT)
+        if said.withdrawals:
+            break
+        assert said.reaches == (reach,)
+    assert sizes[-2] == m.MAX_MESSAGE
+    assert said.withdrawals == (m.Withdrawal(family, (prefix,)),)
+
+
+def test_attributes_go_in_order_of_their_type() -> None:
+    """RFC 4271 §5."""
+    context = replace(CONTEXT, internal=True, four_octet_as=False)
+    attributes = PathAttributes(
+        next_hop=parse_address("192.0.2.1"),
+        as_path=AsPath.of(70000),
+        med=1,
+        atomic_aggregate=True,
+        aggregator=(70000, parse_address("192.0.2.1")),
+        communities=(1,),
+        extended_communities=(bytes(8),),
+        large_communities=((1, 2, 3),),
+        originator_id=1,
+        cluster_list=(1,),
+        unknown=(UnknownAttribute(99, b""), UnknownAttribute(11, b"")),
+    )
+    (message,) = m.encode_updates([m.Reach(V4, (PREFIX4,), attributes)], (), context)
+    found, fault = split_attributes(message[23 : -len(PREFIX4)])
+    assert not fault
+    codes = [a.code for a in found]
+    assert codes == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 32, 99]
 
 
 def test_external_peers_do_not_see_internal_attributes() -> None:

@@ -188,7 +188,7 @@ def _split_tlvs(data: bytes, size: int, what: str) -> list[tuple[int, bytes]]:
     while position < end:
         start = position + 1 + size
         after = start + int.from_bytes(data[position + 1 : start], "big")
-        if start > end or after > end:
+        if after > end:
             raise _malformed(f"{what} {data[position]} is cut short")
         items.append((data[position], data[start:after]))
         position = after
