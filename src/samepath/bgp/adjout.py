@@ -1,9 +1,9 @@
 """What one session has told its peer, and what it has yet to tell.
 
-`set(routes)` says what the peer should know, all of it; `pull()` gives the next UPDATEs as bytes,
-at the pace of whoever writes them. Between the two stands only the difference: a prefix that did
-not change costs nothing, and one that changed twice before the peer could read is sent once. So a
-slow peer costs memory for its differences, never a queue of messages.
+`set(routes)` says what the peer should know, all of it; `pull()` makes one small step and gives the
+next UPDATEs as bytes, at the pace of whoever writes them. Between the two stands only the
+difference: a prefix that did not change costs nothing, and one that changed twice before the peer
+could read is sent once. So a slow peer costs memory for its differences, never a queue of messages.
 
 On the way out attributes become the session's own (`Export`): computed once for each attributes
 object. First all announcements, then all withdrawals, then End-of-RIB, if it is released: a program
@@ -14,7 +14,7 @@ RFC 4271 §5.1, §9.1.3, §9.2; RFC 1997; RFC 4360 §6; RFC 4456 §8; RFC 4724 �
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from samepath.bgp import message
@@ -32,6 +32,9 @@ Routes = Mapping[Family, Mapping[Nlri, "Advertisement"]]
 
 PULL_PREFIXES = 2_000
 """Prefixes that one `pull` encodes at most: some 10 to 40 KB."""
+
+PREPARE_PREFIXES = 500
+"""Prefixes that one `pull` looks at, at most, to find what has changed."""
 
 _NON_TRANSITIVE = 0x40
 """Bit of an extended community's type: not across AS borders. RFC 4360 §2."""
@@ -78,15 +81,15 @@ class Export:
         """Our own; a family may be missing."""
         self._known: dict[PathAttributes, PathAttributes] = {}
 
-    def wanted(
+    def prepare(
         self, family: Family, routes: Mapping[Nlri, Advertisement]
-    ) -> dict[Nlri, PathAttributes]:
-        """What of `routes` the peer gets, with the attributes that it gets.
+    ) -> Generator[None, None, dict[Nlri, PathAttributes]]:
+        """What of `routes` the peer gets, with the attributes that it gets; in small steps.
 
         Equal attributes are one object, from one call to the next."""
         made: dict[tuple[int, PeerKey | None], PathAttributes | None] = {}
         wanted = {}
-        for nlri, advertisement in routes.items():
+        for count, (nlri, advertisement) in enumerate(routes.items()):
             key = (id(advertisement.attributes), advertisement.source_peer)
             if key in made:
                 attributes = made[key]
@@ -94,6 +97,8 @@ class Export:
                 attributes = made[key] = self._one_object(self._exported(family, advertisement))
             if attributes is not None:
                 wanted[nlri] = attributes
+            if count % PREPARE_PREFIXES == PREPARE_PREFIXES - 1:
+                yield
         return wanted
 
     def forget_unused(self, used: Iterable[PathAttributes]) -> None:
@@ -112,22 +117,29 @@ class Export:
         next_hop = attributes.next_hop or self.next_hops.get(family, b"")
         if len(next_hop) != family.octets:
             return None
-        attributes = replace(attributes, next_hop=next_hop, link_local_next_hop=None)
         if self.internal:
-            if attributes.local_pref is None:
-                attributes = replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
-            return attributes
+            preference = attributes.local_pref
+            return replace(
+                attributes,
+                next_hop=next_hop,
+                link_local_next_hop=None,
+                local_pref=DEFAULT_LOCAL_PREF if preference is None else preference,
+            )
         if attributes.has(NO_EXPORT) or attributes.has(NO_EXPORT_SUBCONFED):
             return None
-        return self._external(attributes, is_own=source is None)
+        return self._external(attributes, next_hop, is_own=source is None)
 
-    def _external(self, attributes: PathAttributes, *, is_own: bool) -> PathAttributes:
+    def _external(
+        self, attributes: PathAttributes, next_hop: Address, *, is_own: bool
+    ) -> PathAttributes:
         """Across the border of our AS: what is of local meaning is left out."""
         extended = attributes.extended_communities
         if not is_own:
             extended = tuple(c for c in extended if not c[0] & _NON_TRANSITIVE)
         return replace(
             attributes,
+            next_hop=next_hop,
+            link_local_next_hop=None,
             as_path=attributes.as_path.prepend(self.local_as),
             local_pref=None,
             originator_id=None,
@@ -153,20 +165,19 @@ class AdjRibOut:
         self._context = context
         self._tables = {f: _Table(f) for f in families}
         self._marks_refresh = marks_refresh
-        self._released = False
-        self._is_set = False
+        self._is_released = False
+        self._is_complete = False
+        """What was set, once at least, stands in the tables."""
+        self._routes: Routes | None = None
+        self._preparation: Iterator[None] | None = None
 
     def set(self, routes: Routes) -> None:
-        """All that is to be advertised; replaces what was set before."""
-        self._is_set = True
-        for family, table in self._tables.items():
-            table.want(self.export.wanted(family, routes.get(family, {})))
-        used = (t.used() for t in self._tables.values())
-        self.export.forget_unused(a for attributes in used for a in attributes)
+        """All that is to be advertised; replaces what was set before. Not to be changed later."""
+        self._routes = routes
 
     def release_end_of_rib(self) -> None:
         """What was set is complete: send End-of-RIB behind it, once per session."""
-        self._released = True
+        self._is_released = True
 
     def refresh(self, family: Family) -> None:
         """The peer asks for everything again. RFC 2918 §4, RFC 7313 §4."""
@@ -185,18 +196,42 @@ class AdjRibOut:
     @property
     def is_idle(self) -> bool:
         """Nothing is left to be said."""
+        if self._routes is not None or self._preparation is not None:
+            return False
         return not any(self._has_more(t) for t in self._tables.values())
 
+    @property
+    def _may_end(self) -> bool:
+        return self._is_released and self._is_complete
+
     def _has_more(self, table: _Table) -> bool:
-        return table.is_dirty or (self._released and self._is_set and not table.end_of_rib_sent)
+        return table.is_dirty or (self._may_end and not table.end_of_rib_sent)
 
     def pull(self) -> bytes:
-        """The next messages, some tens of KB; empty: nothing to say now."""
+        """A small step: the next messages, some tens of KB, or nothing as yet (see `is_idle`)."""
+        if self._preparation is None and self._routes is not None:
+            self._preparation = self._prepare(self._routes)
+            self._routes = None
+        if self._preparation is not None:
+            # What is under way is finished first, so that a stream of changes cannot starve it.
+            if next(self._preparation, self) is self:
+                self._preparation = None
+            return b""
         for table in self._tables.values():
             if self._has_more(table):
-                may_end = self._released and self._is_set
-                return b"".join(table.pull(self._context, may_end))
+                return b"".join(table.pull(self._context, self._may_end))
         return b""
+
+    def _prepare(self, routes: Routes) -> Iterator[None]:
+        wanted = {}
+        for family in self._tables:
+            wanted[family] = yield from self.export.prepare(family, routes.get(family, {}))
+            yield
+        for family, table in self._tables.items():
+            table.want(wanted[family])
+        used = (t.used() for t in self._tables.values())
+        self.export.forget_unused(a for attributes in used for a in attributes)
+        self._is_complete = True
 
 
 class _Table:

@@ -212,7 +212,9 @@ class Rib:
             stale = set(state.stale[family])
             for attributes, nlris in told.items():
                 self.announce(peer, family, nlris, attributes)
-            state.stale[family] = {n for n in stale if self._holds(state, family, n)}
+            held = self._held_by(state, family)
+            self._refuse(state, family, held[rule.max_prefixes :], Reason.TOO_MANY)
+            state.stale[family] = stale.intersection(held[: rule.max_prefixes])
 
     def announce(
         self, peer: PeerKey, family: Family, nlris: Sequence[Nlri], attributes: PathAttributes
@@ -292,10 +294,6 @@ class Rib:
             key = (family, nlri)
             if key in state.refusals or len(state.refusals) < REFUSALS_KEPT:
                 state.refusals[key] = Refusal(state.key, family, nlri, reason)
-
-    def _holds(self, state: _Peer, family: Family, nlri: Nlri) -> bool:
-        held = self._tables[family].get(nlri)
-        return held is not None and held.of(state.key) is not None
 
     def _held_by(self, state: _Peer, family: Family) -> list[Nlri]:
         """The peer's accepted prefixes: its Adj-RIB-In."""

@@ -389,12 +389,10 @@ class Speaker:
         return has_more
 
     def _write(self, peer: Peer, until: float) -> bool:
-        while peer.has_output:
-            session = peer.pull(self._loop.time()) if self._may_write(peer) else None
-            link = self._links.get(session) if session is not None else None
-            if session is None or link is None:
-                return False
-            link.write(session.data_to_send())
+        while peer.has_output and self._may_write(peer):
+            session = peer.pull(self._loop.time())
+            if session is not None:
+                self._links[session].write(session.data_to_send())
             if self._loop.time() >= until:
                 return True
         return False
