@@ -39,6 +39,7 @@ from samepath.plan.sync import Sync, Why, decide
 from samepath.programs import control
 from samepath.programs.config import Watch, load
 from samepath.programs.gateway_view import status, trace
+from samepath.programs.next_hops import with_next_hops
 
 log = logging.getLogger("samepath.gateway")
 
@@ -89,7 +90,7 @@ class Gateway:
         self.version = 0
         """Counts what may change our advertisements."""
         self.speaker = Speaker(
-            config,
+            self._with_next_hops(config),
             wake=self.wake.set,
             restarted=bool(self.adopted),
             forwarding_preserved=bool(self.adopted),
@@ -97,6 +98,9 @@ class Gateway:
 
     def _interface(self, address: Address) -> int | None:
         return self.connected(address)
+
+    def _with_next_hops(self, config: GatewayConfig) -> GatewayConfig:
+        return with_next_hops(config, self.connected, self.kernel.addresses())
 
     # the life of the program
 
@@ -171,7 +175,7 @@ class Gateway:
             idle_timer_s=config.idle_timer_s,
             move_deadline_s=config.move_deadline_s,
         )
-        self.speaker.reconfigure(config)
+        self.speaker.reconfigure(self._with_next_hops(config))
         self.version += 1
         self.wake.set()
 
@@ -201,19 +205,19 @@ class Gateway:
         await self._take_paths()
         if not self.sync.in_sync:
             self._look_whether_in_sync(now)
-        await self._steps(self.services.work())
-        await self._steps(self.plain.work())
+        if await self._steps(self.services.work()) + await self._steps(self.plain.work()):
+            self.version += 1
         self._check_hash()
         self._offer()
 
-    async def _steps(self, work: Iterable[None]) -> None:
-        """Run `work`, and let the event loop breathe."""
-        began = time.monotonic()
-        for _ in work:
+    async def _steps(self, work: Iterable[None]) -> int:
+        """Run `work`, and let the event loop breathe. How many steps there were."""
+        began, count = time.monotonic(), 0
+        for count, _ in enumerate(work, 1):  # noqa: B007
             if time.monotonic() - began > STEP_S:
-                self.version += 1
                 await asyncio.sleep(0)
                 began = time.monotonic()
+        return count
 
     async def _read_back(self) -> None:
         self.links_changed = False
