@@ -155,7 +155,7 @@ def test_added_next_hop_waits_for_idle_buckets(site: Site) -> None:
     before = site.owners(1)
     site.want({1: target(1, 2, 3)})
     assert site.owners(1) == before, "buckets just used may not move"
-    row = site.routes.row_of[V4][service(1)]
+    row = site.routes.rows.of[V4][service(1)]
     assert len(row.waiting) == differing(before, wanted(1, 2, 3))
     site.routes.idle_timer_s = 0.0
     site.now += 60
@@ -182,7 +182,7 @@ def test_draining_keeps_its_buckets_and_gets_no_share(site: Site) -> None:
     before = site.owners(1)
     site.want({1: target(1, 3, draining=(2,))})
     assert site.owners(1) == before
-    row = site.routes.row_of[V4][service(1)]
+    row = site.routes.rows.of[V4][service(1)]
     assert row.want == wanted(1, 3)
 
 
@@ -216,7 +216,7 @@ def test_restart_moves_nothing(site: Site) -> None:
     assert (site.owners(1), site.owners(2)) == before
     site.want({1: target(1, 2, 3), 2: target(2, 3)})
     assert (site.owners(1), site.owners(2)) == before
-    row = site.routes.row_of[V4][service(1)]
+    row = site.routes.rows.of[V4][service(1)]
     assert row.waiting
 
 
@@ -314,7 +314,7 @@ def test_history_does_not_matter(
         assert site.owners(number) == (build(members, B) if members else None)
     assert site.groups() == len(set(wanted_now.values()))
     assert {slot_of(n.id) for n in kernel.nexthops()[0]} == {
-        slot_of(e) for row in site.routes.rows.values() for e in row.entries
+        slot_of(e) for row in site.routes.rows for e in row.entries
     }
 
 

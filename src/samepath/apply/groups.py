@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from samepath.apply.replicas import Replicas, assign
 from samepath.apply.row import Row
+from samepath.apply.rows import Rows
 from samepath.apply.slots import Slots
 from samepath.hashing.step import Step
 from samepath.hashing.table import from_owners
@@ -77,8 +78,7 @@ class ResilientRoutes:
         self.clock = clock
         self.in_sync = False
         self.moved = Counters()
-        self.rows: dict[int, Row] = {}
-        self.row_of: dict[Family, dict[Nlri, Row]] = {f: {} for f in Family}
+        self.rows = Rows()
         self.routed: dict[Family, set[Nlri]] = {f: set() for f in Family}
         """Prefixes whose route stands in the kernel: what may be advertised onward."""
         self.orphans: dict[Family, set[Nlri]] = {f: set() for f in Family}
@@ -88,7 +88,6 @@ class ResilientRoutes:
         self._doomed: dict[Family, set[Nlri]] = {f: set() for f in Family}
         self._empty: list[int] = []
         """Groups without prefixes, to be deleted after the routes that left them."""
-        self._settled: dict[tuple[Family, Target], Row] = {}
         self.errors: dict[tuple[Family, Nlri], str] = {}
         """Routes that the kernel refused."""
 
@@ -104,7 +103,7 @@ class ResilientRoutes:
 
     def links_changed(self) -> None:
         """Next hops may resolve otherwise: look at every row."""
-        for row in self.rows.values():
+        for row in self.rows:
             row.dirty = True
             row.look_at = -math.inf
 
@@ -113,7 +112,7 @@ class ResilientRoutes:
     ) -> None:
         """Another number of buckets makes every table anew, and every flow may move."""
         self.idle_timer_s, self.move_deadline_s = idle_timer_s, move_deadline_s
-        for row in self.rows.values():
+        for row in self.rows:
             if row.waiting or buckets != self.buckets:
                 row.look_at = -math.inf
         self.buckets = buckets
@@ -142,22 +141,22 @@ class ResilientRoutes:
                 continue
             row = Row(group.id, Family.IPV4, Target(()), dirty=False, in_kernel=True)
             row.present, row.entries = from_owners(known), ids
-            self.rows[group.id] = row
+            self.rows.add(row)
         for family, known_routes in routes.items():
             for route in known_routes:
-                adopted = self.rows.get(route.nexthop_id or 0)
+                adopted = self.rows.by_id.get(route.nexthop_id or 0)
                 if adopted is not None and route.metric == self.metric:
                     adopted.family = family
                     adopted.nlris.add(route.nlri)
-                    self.row_of[family][route.nlri] = adopted
+                    self.rows.of[family][route.nlri] = adopted
                     self.routed[family].add(route.nlri)
                     self.orphans[family].add(route.nlri)
-        self._empty += [row.id for row in self.rows.values() if not row.nlris]
+        self._empty += [row.id for row in self.rows if not row.nlris]
         return problems
 
     def adopted_hops(self) -> set[Address]:
         """The next hops that adopted groups name."""
-        tables = (row.present for row in self.rows.values() if row.nlris)
+        tables = (row.present for row in self.rows if row.nlris)
         return {member for table in tables if table is not None for member in table.members}
 
     def forgotten(self, group_ids: set[int], nexthop_ids: set[int],
@@ -167,7 +166,7 @@ class ResilientRoutes:
         lost = False
         made = {i for i in self._replicas.ids() if i not in nexthop_ids}
         self._replicas.gone(made)
-        for row in self.rows.values():
+        for row in self.rows:
             if not row.in_kernel:
                 continue
             if row.id not in group_ids or (made and not made.isdisjoint(row.entries)):
@@ -189,7 +188,7 @@ class ResilientRoutes:
             return math.inf
         if self._changed:
             return -math.inf
-        return min((row.look_at for row in self.rows.values()), default=math.inf)
+        return min((row.look_at for row in self.rows), default=math.inf)
 
     def work(self) -> Iterator[None]:
         """One pass, in small steps. Errors are left on the rows."""
@@ -199,7 +198,7 @@ class ResilientRoutes:
             self.want(family, list(self.orphans[family]), None)
             self.orphans[family].clear()
         yield from self._regroup()
-        for row in list(self.rows.values()):
+        for row in self.rows:
             now = self.clock()
             if row.nlris and row.due(now):
                 self._advance(row, now)
@@ -213,15 +212,15 @@ class ResilientRoutes:
         changed, self._changed = self._changed, {}
         parts: dict[tuple[Family, Row | None, Target | None], list[Nlri]] = defaultdict(list)
         for (family, nlri), target in changed.items():
-            parts[family, self.row_of[family].get(nlri), target].append(nlri)
+            parts[family, self.rows.of[family].get(nlri), target].append(nlri)
         for (family, row, target), nlris in parts.items():
             if target is None:
                 if row is not None:
-                    self._leave(row, nlris)
+                    self.rows.leave(row, nlris)
                     self._doomed[family].update(nlris)
             elif row is None:
                 self._doomed[family].difference_update(nlris)
-                self._enter(self._home(family, target), nlris)
+                self.rows.enter(self.rows.home(family, target), nlris)
             elif row.target == target:
                 continue
             elif len(nlris) == len(row.nlris):
@@ -230,34 +229,6 @@ class ResilientRoutes:
                 self._split(row, target, nlris)
             yield
 
-    def _home(self, family: Family, target: Target) -> Row:
-        """Where a prefix without flows of its own goes: a settled group of the same target."""
-        row = self._settled.get((family, target))
-        if row is not None and row.settled and row.target == target:
-            return row
-        for row in self.rows.values():  # made in this very pass
-            if row.family is family and row.target == target and row.present is None:
-                return row
-        return self._new(family, target)
-
-    def _new(self, family: Family, target: Target) -> Row:
-        taken = self.rows
-        number = next(i for i in range(GROUP_BASE, PLAIN_GROUP_BASE) if i not in taken)
-        row = self.rows[number] = Row(number, family, target)
-        return row
-
-    def _enter(self, row: Row, nlris: Iterable[Nlri]) -> None:
-        row.nlris.update(nlris)
-        row.unrouted.update(nlris)
-        self.row_of[row.family].update(dict.fromkeys(nlris, row))
-
-    def _leave(self, row: Row, nlris: Iterable[Nlri]) -> None:
-        row.nlris.difference_update(nlris)
-        row.unrouted.difference_update(nlris)
-        where = self.row_of[row.family]
-        for nlri in nlris:
-            where.pop(nlri, None)
-
     def _split(self, row: Row, target: Target, nlris: list[Nlri]) -> None:
         """Some prefixes of a row get a target of their own: a copy of the present owners, one step
         on, or a row that is just there already."""
@@ -265,20 +236,14 @@ class ResilientRoutes:
         idle = _Idle(self.kernel, row)
         copy = Row(0, row.family, target, present=row.present, entries=row.entries)
         step = self._plan(copy, idle, now)
-        self._leave(row, nlris)
-        for other in self.rows.values():
-            if (
-                step is not None
-                and other.in_kernel
-                and other.family is row.family
-                and other.target == target
-                and other.present == step.owners
-            ):
-                self._enter(other, nlris)
-                return
-        made = self._new(row.family, target)
+        self.rows.leave(row, nlris)
+        twin = self.rows.twin(row.family, target, step.owners) if step is not None else None
+        if twin is not None:
+            self.rows.enter(twin, nlris)
+            return
+        made = self.rows.new(row.family, target)
         made.present, made.entries = copy.present, copy.entries
-        self._enter(made, nlris)
+        self.rows.enter(made, nlris)
         if step is not None:
             self._write(made, step, idle, now)
 
@@ -310,7 +275,10 @@ class ResilientRoutes:
     def _write(self, row: Row, step: Step, idle: _Idle, now: float) -> None:
         """Bring the kernel's group to `step.owners`."""
         if row.present is not None and row.present.buckets != step.owners.buckets:
-            self._renumber(row)
+            # Another number of buckets is another group: the kernel cannot change it in place.
+            self._empty.append(row.id)
+            self.rows.renumber(row)
+            row.in_kernel, row.entries, row.present = False, (), None
         hops = {}
         slots = []
         for member in step.owners.members:
@@ -345,16 +313,6 @@ class ResilientRoutes:
             row.present = from_owners([way[0] for way in ways if way is not None])
             row.dirty, row.look_at = True, now  # the rest moves in the next step
 
-    def _renumber(self, row: Row) -> None:
-        """Another number of buckets is another group (the kernel cannot change it in place)."""
-        self._empty.append(row.id)
-        del self.rows[row.id]
-        row.id = next(
-            i for i in range(GROUP_BASE, PLAIN_GROUP_BASE) if i not in self.rows and i != row.id
-        )
-        self.rows[row.id] = row
-        row.in_kernel, row.entries, row.present = False, (), None
-
     def _count(self, step: Step, row: Row, idle: _Idle) -> None:
         living = {hop.address for hop in row.target.hops if self.connected(hop.address)}
         for move in step.moved:
@@ -367,20 +325,18 @@ class ResilientRoutes:
 
     def _merge(self) -> Iterator[None]:
         """Settled groups of one target become one."""
-        for row in list(self.rows.values()):
+        for row in self.rows:
             if not (row.settled and row.nlris):
                 continue
-            home = self._settled.get((row.family, row.target))
-            if home is None or not home.settled or home.target != row.target or not home.nlris:
-                self._settled[row.family, row.target] = row
-            elif home is not row:
+            home = self.rows.settled_home(row)
+            if home is not row:
                 nlris = list(row.nlris)
-                self._leave(row, nlris)
-                self._enter(home, nlris)
+                self.rows.leave(row, nlris)
+                self.rows.enter(home, nlris)
                 yield
 
     def _route(self) -> Iterator[None]:
-        for row in self.rows.values():
+        for row in self.rows:
             if not (row.in_kernel and row.unrouted):
                 continue
             nlris = list(row.unrouted)
@@ -411,31 +367,28 @@ class ResilientRoutes:
                 doomed.difference_update(n for n in part if n not in failed)
                 self.routed[family].difference_update(n for n in part if n not in failed)
                 yield
-        self._empty += [row.id for row in self.rows.values() if not row.nlris]
+        self._empty += [row.id for row in self.rows if not row.nlris]
         empty, self._empty = self._empty, []
         for number in dict.fromkeys(empty):
-            row = self.rows.get(number)
+            row = self.rows.by_id.get(number)
             if row is not None and (row.nlris and row.in_kernel):
                 continue
             error = self.kernel.apply([DeleteNextHop(number)])[0]
             if error is not None:
                 self._empty.append(number)
             elif row is not None and not row.nlris:
-                del self.rows[number]
+                self.rows.remove(row)
             yield
         yield from self._trim()
 
     def _trim(self) -> Iterator[None]:
         """Remove the replicas of next hops that nothing names any more."""
-        used = {slot_of(i) for row in self.rows.values() for i in {*row.entries}}
+        used = {slot_of(i) for row in self.rows for i in {*row.entries}}
         unused = self._replicas.unused(used)
         if unused:
             self.kernel.apply([DeleteNextHop(i) for i in unused])
             self._replicas.gone(unused)
             yield
-        self._settled = {
-            key: row for key, row in self._settled.items() if self.rows.get(row.id) is row
-        }
 
 
 class _Idle:

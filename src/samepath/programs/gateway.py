@@ -267,7 +267,7 @@ class Gateway:
         return self.config.dataplane == "plain"
 
     def _is_service(self, family: Family, nlri: Nlri) -> bool:
-        return nlri in self.services.row_of[family]
+        return nlri in self.services.rows.of[family]
 
     def _look_whether_in_sync(self, now: float) -> None:
         heard: set[Address] = set()
@@ -299,7 +299,7 @@ class Gateway:
             source = hash_check.own_address(self.addresses, family)
             if family in self.hash_checked or source is None:
                 continue
-            for row in self.services.rows.values():
+            for row in self.services.rows:
                 if row.family is family and hash_check.enough(row):
                     wrong = hash_check.check(self.kernel, row, source, self.config.hash_seed)
                     self.hash_checked[family] = wrong

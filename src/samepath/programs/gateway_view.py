@@ -33,7 +33,7 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
     """Everything an operator asks first; JSON-able."""
     services = gateway.services
-    rows = [row for row in services.rows.values() if row.nlris]
+    rows = [row for row in services.rows if row.nlris]
     wanted = {row.id: list(row.entries) for row in rows if row.in_kernel}
     differences = await asyncio.to_thread(_read_back, wanted)
     tables = [_table(row, differences.get(row.id, "")) for row in rows]
@@ -128,7 +128,7 @@ def _table(row: Row, difference: str) -> dict[str, Any]:
 
 def _services(gateway: Gateway, limit: int) -> list[dict[str, Any]]:
     shown = []
-    for family, rows in gateway.services.row_of.items():
+    for family, rows in gateway.services.rows.of.items():
         for nlri, row in list(rows.items())[:limit]:
             shown.append(
                 {
@@ -219,7 +219,7 @@ def _why(row: Row, at: int, owner: Address, target: Address) -> str:
 
 def _row_for(gateway: Gateway, destination: Address) -> Row | None:
     family = family_of(destination)
-    rows = gateway.services.row_of[family]
+    rows = gateway.services.rows.of[family]
     for length in range(family.bits, -1, -1):
         row = rows.get(make_nlri(destination, length))
         if row is not None:
