@@ -433,3 +433,64 @@ def test_bad_configuration_says_where(stage: Stage) -> None:
     assert done.returncode == 2
     assert "hash_seed: 1 to 4294967295" in done.stderr
     assert str(path) in done.stderr
+
+
+ANSWER = """
+import socket, sys
+server = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=200)
+while True:
+    connection, _ = server.accept()
+    connection.sendall(sys.argv[1].encode())
+    connection.close()
+"""
+
+ASK = """
+import json, socket, sys
+answers = {}
+for source, destination in (("10.8.0.1", "192.0.2.1"), ("fd00:8::1", "2001:db8:100::1")):
+    for port in range(20000, 20040):
+        with socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind((source, port))
+            client.settimeout(5)
+            client.connect((destination, 80))
+            answers[f"{source} {port}"] = client.recv(100).decode()
+print(json.dumps(answers))
+"""
+
+
+def test_trace_agrees_with_the_way_of_real_connections(stage: Stage) -> None:
+    stage.start()
+    stage.serve(1, 2)
+    eventually(lambda: stage.owners() == table(1, 2))
+    stage.serve(3)  # moves wait: present owners and target differ
+    eventually(lambda: stage.status()["moves"]["waiting"])
+    stage.upstream.ip("-6", "addr", "add", "fd00:8::1/64", "dev", "eth0", "nodad")
+    stage.gateway.ip("-6", "addr", "add", "fd00:8::2/64", "dev", "eth1", "nodad")
+    stage.upstream.ip("route", "add", "192.0.2.0/24", "via", "10.8.0.2")
+    stage.upstream.ip("-6", "route", "add", "2001:db8:100::/64", "via", "fd00:8::2")
+    servers = []
+    try:
+        for number, host in stage.nodes.items():
+            host.ip("addr", "add", SERVICE, "dev", "lo")
+            host.ip("-6", "addr", "add", SERVICE6, "dev", "lo")
+            host.ip("route", "add", "default", "via", "10.9.0.254")
+            host.ip("-6", "route", "add", "default", "via", "fd00:9::fe")
+            servers.append(host.popen(sys.executable, "-c", ANSWER, str(number)))
+        eventually(lambda: all(":80 " in h.run("ss", "-Htln") for h in stage.nodes.values()))
+        answers = json.loads(stage.upstream.run(sys.executable, "-c", ASK))
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+    assert len(set(answers.values())) > 1
+    for client, number in answers.items():
+        source, port = client.split()
+        service = "192.0.2.1" if "." in source else "2001:db8:100::1"
+        traced = ask(
+            stage.config.run_dir, "gateway", "trace",
+            client=source, client_port=int(port), service=service, service_port=80,
+        )  # fmt: skip
+        hop = traced["next_hop"]
+        assert hop == (f"10.9.0.{number}" if "." in source else f"fd00:9::{number}")
+        assert ("waits" in traced["why"]) == (traced["target"] != hop)
