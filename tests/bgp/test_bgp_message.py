@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from dataclasses import replace
 
@@ -402,6 +403,18 @@ def test_messages_are_filled(family: Family, most: int) -> None:
     assert all(most - 17 <= len(message) <= most for message in messages[:-1])
     gone = tuple(n for x in messages for w in unpack(x, context).withdrawals for n in w.nlris)
     assert gone == nlris
+
+
+@pytest.mark.parametrize("family", Family)
+def test_messages_of_prefixes_of_all_lengths_fit(family: Family) -> None:
+    rng = random.Random(4271)
+    hop = parse_address("192.0.2.1") if family is V4 else NEXT_HOP6
+    lengths = [rng.randint(0, family.bits) for _ in range(20_000)]
+    nlris = tuple(make_nlri(rng.randbytes(family.octets), length) for length in lengths)
+    reach, gone = m.Reach(family, nlris, PathAttributes(hop)), m.Withdrawal(family, nlris)
+    messages = [unpack(x, CONTEXT) for x in m.encode_updates([reach], [gone], CONTEXT)]
+    assert tuple(n for x in messages for r in x.reaches for n in r.nlris) == nlris
+    assert tuple(n for x in messages for w in x.withdrawals for n in w.nlris) == nlris
 
 
 @pytest.mark.parametrize("family", Family)
