@@ -46,6 +46,8 @@ log = logging.getLogger("samepath.gateway")
 RESYNC_S = 30.0
 """The kernel is read back at least so often: it forgets without saying so."""
 CONFIG_LOOK_S = 1.0
+PIECE = 8192
+"""Prefixes that are planned before the event loop is served."""
 STEP_S = 0.005
 """Work goes on for so long before the event loop is served."""
 
@@ -202,9 +204,11 @@ class Gateway:
         now = time.monotonic()
         if self.links_changed or now >= self.read_back_at:
             await self._read_back()
-        await self._take_paths()
         if not self.sync.in_sync:
+            # Before the paths are taken: those that it counts on are then among them, and no table
+            # is made of a part of the members, to which the rest could only come by moves.
             self._look_whether_in_sync(now)
+        await self._take_paths()
         if await self._steps(self.services.work()) + await self._steps(self.plain.work()):
             self.version += 1
         self._check_hash()
@@ -235,39 +239,53 @@ class Gateway:
         self.plain.read_again()
 
     async def _take_paths(self) -> None:
+        """Plan what changed: prefixes with the same paths at once, a piece at a time."""
+        plain_before = len(self.plain_wanted)
+        plain_changed = False
         for family, nlris in self.speaker.rib.take_changed().items():
             if not nlris:
                 continue
             self.version += 1
             parts: dict[PathSet | None, list[Nlri]] = defaultdict(list)
-            for nlri in nlris:
+            for count, nlri in enumerate(nlris):
                 parts[self.speaker.rib.paths(family, nlri)].append(nlri)
-            await asyncio.sleep(0)
+                if count % PIECE == PIECE - 1:
+                    await asyncio.sleep(0)
             for paths, part in parts.items():
-                self._want(family, part, wanted(paths.best) if paths is not None else None)
+                what = wanted(paths.best) if paths is not None else None
+                for start in range(0, len(part), PIECE):
+                    plain_changed |= self._want(family, part[start : start + PIECE], what)
+                    await asyncio.sleep(0)
+        if plain_changed or len(self.plain_wanted) != plain_before:
+            self.plain.want({key: w.gateways for key, w in self.plain_wanted.items()})
 
-    def _want(self, family: Family, nlris: list[Nlri], what: Wanted | None) -> None:
+    def _want(self, family: Family, nlris: list[Nlri], what: Wanted | None) -> bool:
+        """Whether plain routes are concerned."""
         resilient = what is not None and what.kind == "services" and not self._plain_only
         if resilient:
             assert what is not None
             self.services.want(family, nlris, what.target)
-            for nlri in nlris:
+            before = len(self.plain_wanted)
+            for nlri in nlris if before else ():
                 self.plain_wanted.pop((family, nlri), None)
-        else:
-            self.services.want(family, [n for n in nlris if self._is_service(family, n)], None)
-            for nlri in nlris:
-                if what is None:
-                    self.plain_wanted.pop((family, nlri), None)
-                else:
-                    self.plain_wanted[family, nlri] = what
-        self.plain.want({key: w.gateways for key, w in self.plain_wanted.items()})
+            if len(self.plain_wanted) != before:
+                # A plain route became a service: the plain driver will delete its route, which
+                # may be the new one by then. Look at the kernel afterwards.
+                self.links_changed = True
+                self.wake.set()
+                return True
+            return False
+        self.services.want(family, nlris, None)
+        for nlri in nlris:
+            if what is None:
+                self.plain_wanted.pop((family, nlri), None)
+            else:
+                self.plain_wanted[family, nlri] = what
+        return what is not None
 
     @property
     def _plain_only(self) -> bool:
         return self.config.dataplane == "plain"
-
-    def _is_service(self, family: Family, nlri: Nlri) -> bool:
-        return nlri in self.services.rows.of[family]
 
     def _look_whether_in_sync(self, now: float) -> None:
         heard: set[Address] = set()
@@ -278,7 +296,7 @@ class Gateway:
                 heard.add(peer.address)
                 neighbor = peers.get(peer.neighbor)
                 service_peers += bool(neighbor and neighbor.import_.services)
-        for family in Family:
+        for family in Family if self.adopted else ():
             for paths in {paths for _, paths in self.speaker.rib.items(family)}:
                 heard.update(p.attributes.next_hop for p in paths.paths if p.peer in heard)
         self.sync = decide(
