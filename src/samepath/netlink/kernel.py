@@ -194,7 +194,7 @@ class RealKernel:
         if self._known_groups is None:
             body = _NHMSG.pack(0, 0, 0, 0)
             answers = self._socket.dump(uapi.RTM_GETNEXTHOPBUCKET, body)
-            self._known_groups = {decode.bucket(answer)[0] for answer in answers}
+            self._known_groups = {row[0] for row in decode.buckets(answers)}
         ids = self._known_groups
         for family in Family:
             for answer in self._socket.dump(uapi.RTM_GETROUTE, _route_filter(family, None, 0)):
@@ -229,7 +229,7 @@ class RealKernel:
             if error.errno == ENOENT:
                 return []
             raise
-        return sorted(decode.bucket(answer) for answer in answers)
+        return decode.buckets(answers)
 
     def buckets(self, group_id: int) -> list[Bucket]:
         return [Bucket(index, id_, idle) for _, index, id_, idle in self._bucket_rows(group_id)]
@@ -257,11 +257,7 @@ class RealKernel:
     def route_nexthops(
         self, family: Family, protocol: int, table: int = uapi.RT_TABLE_MAIN
     ) -> dict[tuple[Nlri, int], int]:
-        return {
-            (route.nlri, route.metric): route.nexthop_id
-            for route in self.routes(family, protocol, table)
-            if route.nexthop_id is not None
-        }
+        return decode.nexthop_routes(family, self._route_bodies(family, protocol, table))
 
     def route_get(
         self,
