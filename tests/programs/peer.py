@@ -45,9 +45,9 @@ def routes(line: str, asn: int) -> dict[Family, dict[Nlri, Advertisement]]:
 async def main() -> None:
     config = msgspec.json.decode(sys.argv[1], type=Bgp)
     news = asyncio.Event()
-    speaker = Speaker(config, wake=news.set)
+    # As after a restart, End-of-RIB waits for the first routes.
+    speaker = Speaker(config, wake=news.set, restarted=True, forwarding_preserved=True)
     await speaker.start()
-    speaker.release_end_of_rib()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -73,6 +73,7 @@ async def main() -> None:
         offered = routes(line.decode(), config.local_as)
         for neighbor in config.neighbors:
             speaker.set(neighbor.name, offered)
+        speaker.release_end_of_rib()
     task.cancel()
     await speaker.stop()
 

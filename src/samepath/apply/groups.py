@@ -96,6 +96,9 @@ class ResilientRoutes:
     def want(self, family: Family, nlris: Iterable[Nlri], target: Target | None) -> None:
         """From now on these prefixes have this target; None: they are gone."""
         changed, orphans = self._changed, self.orphans[family]
+        if target is None:
+            held = self.rows.of[family]
+            nlris = [n for n in nlris if n in held or (family, n) in changed]
         for nlri in nlris:
             changed[family, nlri] = target
         if orphans:
