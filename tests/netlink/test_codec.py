@@ -209,7 +209,7 @@ def test_bulk_routes_are_what_single_ones_are() -> None:
 
 
 def test_known_octets() -> None:
-    """What `ip nexthop add id 5 via 10.9.0.2 dev 3 proto 83` sends, by strace."""
+    """The attributes that strace shows of `ip nexthop replace id 5 via 10.9.0.2 proto 83 …`."""
     octets = encode.encode(
         PutNextHop(NextHop(5, Family.IPV4, parse_address("10.9.0.2"), 3)), 0x01020304
     )
