@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -183,7 +184,11 @@ def test_what_json_says_is_read_back(data: dict[str, Any]) -> None:
         assert only(text, "t.json") == data
 
 
-@given(st.dictionaries(st.text("abc", min_size=1), st.text() | st.integers(), min_size=1))
+# A writer by YAML 1.1 leaves `0E0` and `0o7` without quotes; in YAML 1.2 both are numbers.
+words = st.text().filter(lambda text: not re.match(r"[-+]?\.?[0-9]", text))
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), words | st.integers(), min_size=1))
 def test_what_a_yaml_writer_says_is_read_back(data: dict[str, Any]) -> None:
     text = yaml.safe_dump(data)
     assert only(text) == data
