@@ -125,6 +125,9 @@ def answer(held: dict[str, socket.socket], what: str, *words: Any) -> Any:
             return say(held[name])
         case "echo", name:
             return say(held[name])
+        case "close", name:
+            held.pop(name).close()
+            return "closed"
         case "once", host, port:
             with socket.create_connection((host, port), timeout=2) as connection:
                 return say(connection)

@@ -358,7 +358,7 @@ def test_the_table_is_adopted_and_repaired(bench: Bench) -> None:
 def test_a_refused_ruleset_leaves_the_old_one(bench: Bench) -> None:
     bench.write("R--")
     bad = rules_of("RR-")
-    elements = {**bad.elements, "services4": {"nonsense": ""}}
+    elements = {**bad.elements, "services4": {"}nonsense": ""}}
     with pytest.raises(tool.ToolError, match="nonsense"):
         asyncio.run(bench.rules.apply(replace(bad, elements=elements, digest="0bad")))
     assert bench.rules.applied is None

@@ -1,0 +1,338 @@
+"""`samepath agent`: manifests and BGP in; addresses, rules, routes and BGP out. Wiring only.
+
+One task runs passes. A pass plans anew what may have changed and brings the world to it in order:
+services (`programs.serving`), routes, and then what is advertised, in which a service appears only
+when its rules and address stand. What is to be withdrawn or drained does not wait for the rest.
+Whatever happens (a manifest, an UPDATE, a link, somebody at the rules, a timer) only wakes the
+task. What fails stays dirty and is tried again, and does not keep the rest.
+
+At start everything in the kernel is adopted. Service addresses and rules are left as they are until
+the manifests are in sync, routes until the neighbours are; End-of-RIB waits for the services'
+rules. SIGTERM closes the sessions without NOTIFICATION, so that gateways keep our paths over a
+restart (RFC 4724); SIGINT says goodbye. Neither takes anything away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+import time
+from collections.abc import Mapping, Sequence
+
+from samepath.apply import settings
+from samepath.apply.addresses import LOOPBACK
+from samepath.apply.nft import RulesMonitor, digest_in_kernel
+from samepath.apply.routes import BLACKHOLE, Gateways, PlainRoutes
+from samepath.apply.slots import Slots
+from samepath.apply.tool import ToolError
+from samepath.bgp.adjout import Advertisement
+from samepath.bgp.transport import Speaker
+from samepath.kube.manifests import Manifests
+from samepath.kube.objects import Object
+from samepath.model.cluster import Cluster, make_cluster
+from samepath.model.config import AgentConfig
+from samepath.model.documents import DocumentError
+from samepath.model.net import Address, Family, Nlri, parse_address
+from samepath.model.ours import PROTOCOL
+from samepath.netlink.kernel import RealKernel
+from samepath.netlink.monitor import Monitor
+from samepath.plan import agent as plan
+from samepath.plan.services import offers
+from samepath.programs import control
+from samepath.programs.agent_view import status
+from samepath.programs.config import Watch, load
+from samepath.programs.serving import ADDRESSES, RULES, Serving, World
+
+log = logging.getLogger("samepath.agent")
+
+READ_BACK_S = 30.0
+"""The kernel is read back at least so often: it forgets without saying so."""
+CONFIG_LOOK_S = 2.0
+DEFERRAL_S = 60.0
+"""Neighbours that have not sent End-of-RIB by then are not waited for (RFC 4724 §4.1)."""
+RETRY_FIRST_S = 0.5
+RETRY_MOST_S = 30.0
+BLACKHOLE_METRIC = 0x53000000
+"""Of our own pod block: any other route for it, such as a bridge's, is better."""
+_FIXED = ("router_id", "local_as", "run_dir", "route_metric")
+
+
+class Agent:
+    def __init__(self, config: AgentConfig, path: str) -> None:
+        self.config = config
+        self.path = path
+        self.watch = Watch(path)
+        self.config_error = ""
+        self.started = time.monotonic()
+        self.wake = asyncio.Event()
+        self.kernel = RealKernel()
+        self.plain = PlainRoutes(
+            self.kernel,
+            Slots(),
+            metric=config.route_metric,
+            blackhole_metric=BLACKHOLE_METRIC,
+        )
+        self.serving = Serving(self.kernel)
+        self.manifests = Manifests(config.manifests, self.wake.set)
+        self.following: asyncio.Task[None] | None = None
+        self.findings: Sequence[settings.Finding] = ()
+        self.speaker: Speaker
+
+        self.objects: Mapping[str, Object] = {}
+        self.cluster = Cluster()
+        """The last known one, whatever has become of its source."""
+        self.known = False
+        """The cluster has been read in full, by us or before a change of the folder."""
+        self.taken: frozenset[Address] = frozenset()
+        self.own: frozenset[plan.Prefix] = frozenset()
+        """Our pod blocks."""
+        self.learned: dict[plan.Prefix, tuple[Address, ...]] = {}
+        self.offered: dict[Family, dict[Nlri, Advertisement]] | None = None
+        self.routes_in_sync = False
+
+        self.services_dirty = True
+        self.routes_dirty = True
+        self.kernel_touched = True
+        self.rules_touched = True
+        self.read_back_at = 0.0
+        self.retry_at = math.inf
+        self.retry_s = RETRY_FIRST_S
+
+    # the life of the program
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        goodbye = False
+
+        def end(notify: bool) -> None:
+            nonlocal goodbye
+            goodbye = notify
+            stop.set()
+
+        loop.add_signal_handler(signal.SIGTERM, end, False)
+        loop.add_signal_handler(signal.SIGINT, end, True)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._settle_settings()
+        restarted = await self._has_state()
+        self.speaker = Speaker(
+            self.config, wake=self.wake.set, restarted=restarted, forwarding_preserved=restarted
+        )
+        monitor, rules_monitor = self.kernel.monitor(), RulesMonitor()
+        loop.add_reader(monitor.fileno(), self._on_kernel, monitor)
+        loop.add_reader(rules_monitor.fileno(), self._on_rules, rules_monitor)
+        server = await control.serve(
+            self.config.run_dir, "agent", {"status": lambda question: status(self, question)}
+        )
+        await self.speaker.start()
+        log.info("agent of node %s runs, AS %d", self.config.node, self.config.local_as)
+        self.following = asyncio.create_task(self.manifests.run())
+        passes = asyncio.create_task(self._passes(rules_monitor))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            while not stopped.done():
+                following = self.following
+                await asyncio.wait(
+                    {passes, following, stopped}, return_when=asyncio.FIRST_COMPLETED
+                )
+                for work in (passes, following):
+                    if work.done() and not work.cancelled():
+                        work.result()  # our own fault: end, be restarted, adopt
+        finally:
+            stopped.cancel()
+            for work in (passes, self.following):
+                work.cancel()
+            loop.remove_reader(monitor.fileno())
+            loop.remove_reader(rules_monitor.fileno())
+            server.close()
+            await self.speaker.stop(notify=goodbye)
+
+    async def _has_state(self) -> bool:
+        """Whether an agent before us has left something in the kernel."""
+        if any(a.protocol == PROTOCOL for a in self.kernel.addresses()):
+            return True
+        if any(self.kernel.routes(family, PROTOCOL) for family in Family):
+            return True
+        try:
+            return await digest_in_kernel() is not None
+        except ToolError:
+            return False
+
+    def _settle_settings(self) -> None:
+        self.findings = [
+            *settings.surroundings(gateway=False),
+            *settings.enforce(settings.agent_settings()),
+        ]
+        for finding in self.findings:
+            log.log(finding.level, "%s", finding.text)
+
+    def _on_kernel(self, monitor: Monitor) -> None:
+        monitor.drain()
+        self.kernel_touched = True
+        self.wake.set()
+
+    def _on_rules(self, monitor: RulesMonitor) -> None:
+        monitor.drain()
+        self.rules_touched = True
+        self.wake.set()
+
+    def _reload(self) -> None:
+        """Take a changed configuration; a bad one is refused and the last good one stands."""
+        try:
+            config = load(self.path, AgentConfig)
+            fixed = [n for n in _FIXED if getattr(config, n) != getattr(self.config, n)]
+            if fixed:
+                raise ValueError(f"{', '.join(fixed)}: a change needs a restart of the agent")
+            self.speaker.reconfigure(config)
+        except (DocumentError, ValueError, OSError) as error:
+            self.config_error = str(error)
+            log.error("configuration refused, the last good one stands: %s", error)
+            return
+        self.config_error = ""
+        log.info("configuration read again")
+        former, self.config = self.config, config
+        self._settle_settings()
+        if config.manifests != former.manifests and self.following is not None:
+            # The objects that we know stand until the new folder has been read.
+            self.following.cancel()
+            self.manifests = Manifests(config.manifests, self.wake.set)
+            self.following = asyncio.create_task(self.manifests.run())
+        self.kernel_touched = self.services_dirty = self.routes_dirty = True
+        self.offered = None if self.offered is None else {}
+        self.wake.set()
+
+    # passes
+
+    async def _passes(self, rules_monitor: RulesMonitor) -> None:
+        while True:
+            looks = (self.plain.next_look, self.serving.drain_look_at)
+            until = min(*looks, self.read_back_at, self.retry_at, time.monotonic() + CONFIG_LOOK_S)
+            if not self.routes_in_sync:
+                until = min(until, self.started + DEFERRAL_S)
+            try:
+                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                    await self.wake.wait()
+            except TimeoutError:
+                pass
+            self.wake.clear()
+            if self.watch.changed():
+                self._reload()
+            said = dict(self.serving.errors)
+            await self._pass()
+            rules_monitor.drain()  # of what we have written ourselves
+            self._schedule(said)
+
+    def _schedule(self, said: Mapping[str, str]) -> None:
+        """When to try again what has failed; and say what is newly wrong, once."""
+        errors = self.serving.errors
+        for about, text in errors.items():
+            if said.get(about) != text:
+                log.error("%s: %s", about, text)
+        if not errors:
+            self.retry_at, self.retry_s = math.inf, RETRY_FIRST_S
+        elif math.isinf(self.retry_at):
+            self.retry_at = time.monotonic() + self.retry_s
+            self.retry_s = min(self.retry_s * 2, RETRY_MOST_S)
+
+    async def _pass(self) -> None:
+        now = time.monotonic()
+        if now >= self.retry_at:
+            self.retry_at, self.services_dirty = math.inf, True
+        if now >= self.read_back_at:
+            self.read_back_at = now + READ_BACK_S
+            self.kernel_touched = self.rules_touched = True
+        if self.kernel_touched:
+            self._read_back()
+        if self.rules_touched:
+            self.rules_touched, self.services_dirty = False, True
+            await self.serving.check_rules()
+        if self.manifests.in_sync and self.manifests.objects is not self.objects:
+            self.objects = self.manifests.objects
+            self.cluster = await asyncio.to_thread(make_cluster, self.objects.values())
+            self.services_dirty = True
+        self.known = self.known or self.manifests.in_sync
+        if now >= self.serving.drain_look_at:
+            ended = await self.serving.count_flows(self.config.drain_deadline_s)
+            self.services_dirty = self.services_dirty or ended
+        if self.known and self.services_dirty:
+            await self._serve()
+        await self._route()
+        if self.known:
+            self._offer()
+
+    def _read_back(self) -> None:
+        """Somebody may have changed the kernel, or it has forgotten."""
+        self.kernel_touched, self.services_dirty = False, True
+        self.plain.read_again()
+        loopback = next(link.index for link in self.kernel.links() if link.name == LOOPBACK)
+        texts = [*self.config.next_hops]
+        for neighbor in self.config.neighbors:
+            texts += [t for t in (neighbor.address, neighbor.local_address) if t]
+        others = {a.address for a in self.kernel.addresses() if a.index != loopback}
+        self.taken = frozenset({*others, *map(parse_address, texts)})
+
+    async def _serve(self) -> None:
+        self.services_dirty = False
+        world = World(self.cluster, self.config, self.taken)
+        await self.serving.plan(world)
+        self.own = plan.own_blocks(self.config, self.cluster)
+        if self.offered is not None:
+            self._offer()  # a drain or a withdrawal does not wait for rules
+        await self.serving.settle(world)
+
+    # routes and advertisements
+
+    async def _route(self) -> None:
+        changed = any(self.speaker.rib.take_changed().values())
+        if changed or self.routes_dirty:
+            self.routes_dirty = False
+            tables = {family: self.speaker.rib.items(family) for family in Family}
+            self.learned = plan.learned(tables)
+        wanted: dict[plan.Prefix, Gateways] = {**self.learned, **dict.fromkeys(self.own, BLACKHOLE)}
+        self.plain.want(wanted)
+        if not self.routes_in_sync:
+            self._look_whether_in_sync()
+        self.plain.in_sync = self.routes_in_sync and self.known
+        for _ in self.plain.work():
+            await asyncio.sleep(0)
+
+    def _look_whether_in_sync(self) -> None:
+        """RFC 4724 §4.1: all neighbours have sent End-of-RIB, or they had time enough."""
+        heard = {
+            peer.neighbor
+            for peer in self.speaker.peers()
+            if peer.is_established and all(f.end_of_rib_received for f in peer.families.values())
+        }
+        waited_s = time.monotonic() - self.started
+        if heard >= {n.name for n in self.config.neighbors} or waited_s >= DEFERRAL_S:
+            log.info("routes are in sync after %.1f s", waited_s)
+            self.routes_in_sync = True
+
+    def _offer(self) -> None:
+        """Tell every neighbour what it is to know; the sessions send the difference."""
+        if not self.serving.settle_drains(starting=self.offered is None):
+            return  # the next pass knows whether these drains are over
+        told = offers(self.serving.rows)
+        routes = plan.advertisements(told, self.own, self.config.local_as)
+        if routes != self.offered:
+            self.offered = routes
+            for neighbor in self.config.neighbors:
+                self.speaker.set(neighbor.name, routes)
+        if not self.serving.errors.keys() & {RULES, ADDRESSES}:
+            self.speaker.release_end_of_rib()
+
+
+def run(path: str) -> int:
+    """`samepath agent --config PATH`: the exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = load(path, AgentConfig)
+    except DocumentError as error:
+        log.error("%s", error)
+        return 2
+    asyncio.run(Agent(config, path).run())
+    return 0

@@ -1,0 +1,102 @@
+"""What an agent tells of itself: `samepath status`. Called by the control socket."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from samepath.apply.nft import digest_in_kernel
+from samepath.apply.tool import ToolError
+from samepath.model.net import address_text, prefix_text
+from samepath.programs.peers_view import peers_view
+
+if TYPE_CHECKING:
+    from samepath.programs.agent import Agent
+
+
+async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
+    """Everything an operator asks first; JSON-able."""
+    now = time.monotonic()
+    node = agent.cluster.nodes.get(agent.config.node)
+    plain_errors = {prefix_text(f, n): text for (f, n), text in agent.plain.errors.items()}
+    return {
+        "program": "agent",
+        "node": agent.config.node,
+        "node_known": node is not None,
+        "node_drain": node.drain.value if node and node.drain else "",
+        "as": agent.config.local_as,
+        "router_id": agent.config.router_id,
+        "uptime_s": round(now - agent.started, 1),
+        "config_error": agent.config_error,
+        "in_sync": {"manifests": agent.manifests.in_sync, "routes": agent.routes_in_sync},
+        "manifests": {
+            "folder": agent.manifests.folder,
+            "objects": len(agent.objects),
+            "trouble": agent.manifests.trouble or "",
+            "refused": [{"file": r.file, "text": r.text} for r in agent.manifests.refusals],
+        },
+        "settings": [{"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings],
+        "peers": peers_view(agent.speaker.peers()),
+        "services": _services(agent, now),
+        "rules": await _rules(agent),
+        "routes": [
+            {
+                "prefix": prefix_text(row.family, row.nlri),
+                "via": [address_text(g) for g in row.gateways]
+                if isinstance(row.gateways, tuple)
+                else [],
+                "blackhole": not isinstance(row.gateways, tuple),
+                "installed": row.installed,
+                "error": row.error,
+            }
+            for row in agent.plain.rows
+        ],
+        "errors": {**agent.serving.errors, **plain_errors},
+        "refusals": [
+            {
+                "peer": address_text(r.peer),
+                "prefix": prefix_text(r.family, r.nlri),
+                "reason": r.reason.value,
+            }
+            for r in agent.speaker.refusals()[:1000]
+        ],
+    }
+
+
+def _services(agent: Agent, now: float) -> list[dict[str, Any]]:
+    shown = []
+    for row in agent.serving.rows:
+        entry: dict[str, Any] = {
+            "service": row.service,
+            "address": address_text(row.address) if row.address else "",
+            "reach": row.reach.value,
+            "state": row.why.state.value,
+            "why": row.why.name,
+            "text": row.why.text,
+            "weight": row.weight,
+        }
+        drain = agent.serving.drains.rows.get(row.address) if row.address else None
+        if drain is not None:
+            entry["drain"] = {
+                "for_s": round(now - drain.since, 1),
+                "flows": drain.flows,
+                "over": drain.over,
+            }
+        shown.append(entry)
+    return shown
+
+
+async def _rules(agent: Agent) -> dict[str, Any]:
+    """The rules as wanted, and as the kernel has them."""
+    try:
+        kernel = await digest_in_kernel()
+    except ToolError as error:
+        return {"wanted": agent.serving.ruleset.digest, "kernel": "", "error": str(error)}
+    wanted = agent.serving.ruleset.digest if agent.config.service_proxy == "nftables" else ""
+    return {
+        "wanted": wanted,
+        "kernel": kernel or "",
+        "in_place": (kernel or "") == wanted,
+        "conflicts": list(agent.serving.ruleset.conflicts),
+        "error": agent.serving.rules.error or "",
+    }

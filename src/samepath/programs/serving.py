@@ -1,0 +1,205 @@
+"""The services on this node: addresses, rules, flows, drains, and what may be said of them.
+
+The part of `programs.agent` that is about services. `plan` decides anew from what is known;
+`settle` brings the world to it in order: service addresses on `lo`, service rules, flows of
+endpoints that are gone. Only then are addresses `in_place`, and their services may be advertised.
+What fails is in `errors`, and is tried again by the next `settle`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from samepath.apply import conntrack
+from samepath.apply.addresses import ServiceAddresses
+from samepath.apply.nft import Rules
+from samepath.apply.tool import ToolError
+from samepath.model.cluster import Cluster
+from samepath.model.config import AgentConfig
+from samepath.model.net import Address, address_text
+from samepath.netlink.kernel import Kernel
+from samepath.plan import proxy
+from samepath.plan.drains import Drains
+from samepath.plan.services import Row, View, draining, rows
+
+log = logging.getLogger("samepath.agent")
+
+DRAIN_LOOK_S = 1.0
+"""How often flows are counted while something drains."""
+FORGET_SINGLY = 4
+"""With more endpoints gone at once it is first looked up which of them have flows."""
+
+RULES, ADDRESSES, FLOWS, DRAINS = "service rules", "service addresses", "flows", "drains"
+"""What an error may be about."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the decisions are made of, besides the state of rules and drains."""
+
+    cluster: Cluster
+    config: AgentConfig
+    taken: frozenset[Address]
+    """Addresses that no service may have here."""
+
+
+class Serving:
+    def __init__(self, kernel: Kernel) -> None:
+        self.addresses = ServiceAddresses(kernel)
+        self.rules = Rules()
+        self.drains = Drains()
+        self.rows: tuple[Row, ...] = ()
+        self.ruleset = proxy.Ruleset()
+        """The one that is wanted."""
+        self.in_place: frozenset[Address] | None = frozenset()
+        """Addresses that stand, with their rules; None: that is somebody else's (proxy none)."""
+        self.errors: dict[str, str] = {}
+        self.drain_look_at = math.inf
+        """When flows are to be counted."""
+        self._memo: proxy.Memo = {}
+        self._forget: set[tuple[Address, Address]] = set()
+        """(service, endpoint) whose flows are to be forgotten."""
+        self._looked_for_old_flows = False
+
+    # deciding
+
+    async def plan(self, world: World) -> None:
+        """New rows, new rules; and whose flows are to be forgotten. In a thread: with thousands of
+        services it takes longer than a session should wait."""
+        former = self.ruleset
+        await asyncio.to_thread(self._plan, world)
+        for address, endpoints in former.targets.items():
+            present = {a for a, _ in self.ruleset.targets.get(address, ())}
+            self._forget.update((address, a) for a, _ in endpoints if a not in present)
+
+    def _plan(self, world: World) -> None:
+        config = world.config
+        if config.service_proxy == "none":
+            self.in_place, self.ruleset = None, proxy.Ruleset()
+        else:
+            self.in_place = frozenset() if self.in_place is None else self.in_place
+            cidrs = config.cluster_cidrs or proxy.cluster_prefixes(world.cluster)
+            self.ruleset = proxy.build(
+                world.cluster, config.node, config.advertise, cidrs, world.taken, self._memo
+            )
+        self._decide(world)
+
+    def _decide(self, world: World) -> None:
+        config = world.config
+        view = View(
+            cluster=world.cluster,
+            node=config.node,
+            advertise=config.advertise,
+            in_place=self.in_place,
+            drained=self.drains.over,
+            taken=world.taken,
+        )
+        self.rows = rows(view)
+
+    # acting
+
+    async def settle(self, world: World) -> None:
+        """Addresses, rules, flows, as planned; then the rows say what may be advertised."""
+        in_place = self.in_place
+        if in_place is None:
+            self._settle_addresses(frozenset())
+            await self._remove_rules()
+            return
+        wanted = frozenset(row.address for row in self.rows if row.address) - world.taken
+        self._settle_addresses(wanted)
+        try:
+            await self.rules.apply(self.ruleset)
+        except ToolError as error:
+            self.errors[RULES] = str(error)
+        else:
+            self.errors.pop(RULES, None)
+            self.in_place = wanted & self.addresses.installed & self.ruleset.targets.keys()
+            await self._forget_flows()
+        if self.in_place != in_place:
+            await asyncio.to_thread(self._decide, world)
+
+    def _settle_addresses(self, wanted: frozenset[Address]) -> None:
+        self.addresses.in_sync = True
+        if self.addresses.reconcile(wanted):
+            self.errors.pop(ADDRESSES, None)
+        else:
+            texts = [f"{address_text(a)}: {t}" for a, t in sorted(self.addresses.errors.items())]
+            self.errors[ADDRESSES] = "; ".join(texts[:10])
+
+    async def _remove_rules(self) -> None:
+        """Somebody else makes the services' rules: ours, from before, go."""
+        try:
+            await self.rules.remove()
+            self.errors.pop(RULES, None)
+        except ToolError as error:
+            self.errors[RULES] = str(error)
+
+    async def check_rules(self) -> None:
+        """Somebody may have touched them; the next `settle` writes them again."""
+        try:
+            if not await self.rules.check():
+                log.warning("the service rules were changed or removed; writing them again")
+        except ToolError as error:
+            self.errors[RULES] = str(error)
+
+    # flows of endpoints that are gone
+
+    async def _forget_flows(self) -> None:
+        try:
+            if not self._looked_for_old_flows:
+                self._forget |= await self._old_flows()
+                self._looked_for_old_flows = True
+            elif len(self._forget) > FORGET_SINGLY:
+                self._forget &= await conntrack.endpoints_of({s for s, _ in self._forget})
+            for service, endpoint in sorted(self._forget):
+                known = {a for a, _ in self.ruleset.targets.get(service, ())}
+                if endpoint not in known:
+                    await conntrack.forget(service, endpoint)
+                self._forget.discard((service, endpoint))
+            self.errors.pop(FLOWS, None)
+        except ToolError as error:
+            self.errors[FLOWS] = str(error)
+
+    async def _old_flows(self) -> set[tuple[Address, Address]]:
+        """Flows whose endpoint has gone while no agent was running."""
+        known = {s: {s} | {a for a, _ in t} for s, t in self.ruleset.targets.items()}
+        if not known:
+            return set()
+        return {(s, e) for s, e in await conntrack.endpoints_of(known) if e not in known[s]}
+
+    # drains
+
+    def settle_drains(self, *, starting: bool) -> bool:
+        """What drains now. False: wait, flows are to be counted first. After a restart (`starting`)
+        that is so, since a service that had been withdrawn is not to be advertised again."""
+        now = time.monotonic()
+        self.drains.update(draining(self.rows), now, starting=starting)
+        if not self.drains.running:
+            self.drain_look_at = math.inf
+        elif math.isinf(self.drain_look_at):
+            self.drain_look_at = now if starting else now + DRAIN_LOOK_S
+        return not (starting and self.drain_look_at <= now)
+
+    async def count_flows(self, deadline_s: float) -> bool:
+        """Whether a drain has ended by it."""
+        began = time.monotonic()
+        flows: Mapping[Address, int] | None = None
+        try:
+            flows = await conntrack.live_flows(self.drains.running)
+            self.errors.pop(DRAINS, None)
+        except ToolError as error:
+            self.errors[DRAINS] = str(error)
+        now = time.monotonic()
+        ended = self.drains.counted(flows, now, deadline_s)
+        for address in sorted(ended):
+            left = self.drains.rows[address].flows
+            log.info("%s is drained: %s flows left", address_text(address), left)
+        # Listing a large table costs time: at most a twentieth of ours.
+        pause_s = max(DRAIN_LOOK_S, 20 * (now - began))
+        self.drain_look_at = now + pause_s if self.drains.running else math.inf
+        return bool(ended)
