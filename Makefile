@@ -2,25 +2,29 @@
 PY := .venv/bin/python
 BENCH ?= all
 
-.PHONY: demo test check setup bench lock clean
+.PHONY: demo test check setup bench lock clean root
 
 setup:
 	@scripts/setup
 
-demo: setup
+# What runs in network namespaces of its own needs root; it says so before anything else.
+root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "samepath: this needs root, for network namespaces (try: sudo make $(MAKECMDGOALS))"; exit 1; }
+
+demo: root setup
 	@$(PY) -m samepath.lab.demo
 
-test: check
+test: root check
 	@$(PY) -m pytest -q -m "netns or interop or lab"
 
 check: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
-	@.venv/bin/lint-imports
+	@.venv/bin/lint-imports --no-logo
 	@$(PY) -m pytest -q -m "not netns and not interop and not lab"
 
-bench: setup
+bench: root setup
 	@$(PY) -m benchmarks $(BENCH)
 
 # Writes requirements.lock anew from pyproject.toml (needs uv from PyPI).
