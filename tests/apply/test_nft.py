@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from flows import Client, Server
 
-from samepath.apply import conntrack, nft, tool
+from samepath.apply import conntrack, tool
 from samepath.apply.nft import Rules, digest_in_kernel
 from samepath.lab.netns import Namespace, veth
 from samepath.model.cluster import (
@@ -35,7 +35,8 @@ from samepath.model.cluster import (
 )
 from samepath.model.config import Advertise
 from samepath.model.net import Family, parse_address
-from samepath.plan.proxy import Ruleset, build
+from samepath.plan.proxy import build
+from samepath.plan.ruleset import Ruleset, full_text
 
 pytestmark = pytest.mark.netns
 
@@ -297,7 +298,7 @@ def test_rules_change_under_load_and_nothing_breaks(bench: Bench) -> None:
 
 
 async def run_full(bench: Bench) -> None:
-    await tool.run(("nft", "-f", "-"), nft.full_text(bench.ruleset))
+    await tool.run(("nft", "-f", "-"), full_text(bench.ruleset))
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -44,7 +44,7 @@ async def endpoints_of(services: Collection[Address]) -> set[tuple[Address, Addr
     found: set[tuple[Address, Address]] = set()
     for label in sorted({family_of(service).label for service in services}):
         text = await run(("conntrack", "-L", "-f", label))
-        found |= await asyncio.to_thread(_pairs, text.splitlines(), services)
+        found |= await asyncio.to_thread(pairs, text.splitlines(), services)
     return found
 
 
@@ -65,7 +65,7 @@ def count(lines: Iterable[str], services: Collection[Address]) -> Counter[Addres
     return +found
 
 
-def _pairs(lines: Iterable[str], services: Collection[Address]) -> set[tuple[Address, Address]]:
+def pairs(lines: Iterable[str], services: Collection[Address]) -> set[tuple[Address, Address]]:
     names = {f"dst={address_text(service)}": service for service in services}
     found = set()
     for line in lines:

@@ -5,7 +5,7 @@ Driven by `programs.agent`: `adopt` once at start, then `apply` whenever the rul
 old rules or the new ones. The table carries the digest of its ruleset: after a restart equal
 digests mean that nothing has to be written.
 
-A change of some services is written as a change of elements (`plan.proxy.change_text`); only when
+A change of some services is written as a change of elements (`plan.ruleset.change_text`); only when
 what stands in the kernel is not what we wrote is the table written as a whole.
 
 Standards: nft(8), libnftables-json(5).
@@ -17,7 +17,7 @@ import json
 import socket
 
 from samepath.apply.tool import ToolError, run
-from samepath.plan.proxy import Ruleset, change_text, full_text, removal_text
+from samepath.plan.ruleset import Ruleset, change_text, full_text, removal_text
 
 _COMMAND = ("nft", "-f", "-")
 _FAMILY, _NAME = "inet", "samepath"

@@ -25,6 +25,7 @@ from samepath.model.net import Address, address_text
 from samepath.netlink.kernel import Kernel
 from samepath.plan import proxy
 from samepath.plan.drains import Drains
+from samepath.plan.ruleset import Ruleset
 from samepath.plan.services import Row, View, draining, rows
 
 log = logging.getLogger("samepath.agent")
@@ -54,7 +55,7 @@ class Serving:
         self.rules = Rules()
         self.drains = Drains()
         self.rows: tuple[Row, ...] = ()
-        self.ruleset = proxy.Ruleset()
+        self.ruleset = Ruleset()
         """The one that is wanted."""
         self.in_place: frozenset[Address] | None = frozenset()
         """Addresses that stand, with their rules; None: that is somebody else's (proxy none)."""
@@ -80,7 +81,7 @@ class Serving:
     def _plan(self, world: World) -> None:
         config = world.config
         if config.service_proxy == "none":
-            self.in_place, self.ruleset = None, proxy.Ruleset()
+            self.in_place, self.ruleset = None, Ruleset()
         else:
             self.in_place = frozenset() if self.in_place is None else self.in_place
             cidrs = config.cluster_cidrs or proxy.cluster_prefixes(world.cluster)

@@ -1,0 +1,66 @@
+"""What a node advertises, and which routes it takes."""
+
+from __future__ import annotations
+
+from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, PathAttributes
+from samepath.bgp.decision import Path
+from samepath.bgp.rib import PathSet
+from samepath.model.cluster import Node, make_cluster
+from samepath.model.config import AgentConfig, Kind
+from samepath.model.net import Family, host_nlri, parse_address, parse_prefix
+from samepath.plan.agent import advertisements, learned, own_blocks
+from samepath.plan.services import Offer, State
+
+A = parse_address
+BLOCK4, BLOCK6 = parse_prefix("10.244.1.0/24"), parse_prefix("fd00:1::/64")
+GW1, GW2, N2, N3 = A("10.0.0.1"), A("10.0.0.2"), A("10.0.0.12"), A("10.0.0.13")
+
+
+def test_offers_and_blocks_become_routes() -> None:
+    offers = {
+        A("203.0.113.10"): Offer(State.ACTIVE, 3),
+        A("2001:db8::10"): Offer(State.DRAINING, 1),
+    }
+    routes = advertisements(offers, [BLOCK4, BLOCK6], 65000)
+    active = routes[Family.IPV4][host_nlri(A("203.0.113.10"))].attributes
+    assert active.link_bandwidth == 3 * 125_000
+    assert not active.has(GRACEFUL_SHUTDOWN)
+    assert active.next_hop == b""
+    drains = routes[Family.IPV6][host_nlri(A("2001:db8::10"))].attributes
+    assert drains.has(GRACEFUL_SHUTDOWN)
+    assert drains.link_bandwidth == 125_000
+    for family, nlri in (BLOCK4, BLOCK6):
+        assert routes[family][nlri].attributes == PathAttributes(next_hop=b"")
+    assert sum(map(len, routes.values())) == 4
+
+
+def path(peer: bytes, next_hop: bytes, kind: Kind, *, drains: bool = False) -> Path:
+    communities = (GRACEFUL_SHUTDOWN,) if drains else ()
+    return Path(peer, PathAttributes(next_hop, communities=communities), kind, False, 1)
+
+
+def test_which_next_hops_a_route_has() -> None:
+    default = parse_prefix("0.0.0.0/0")
+    for paths, hops in [
+        ((path(GW1, GW1, "routes"), path(GW2, GW2, "routes")), (GW1, GW2)),
+        ((path(GW1, GW1, "routes", drains=True), path(GW2, GW2, "routes")), (GW2,)),
+        ((path(GW1, GW1, "routes", drains=True),), (GW1,)),
+        # A block is reflected by both gateways, and is on one node.
+        ((path(GW1, N2, "pods"), path(GW2, N2, "pods")), (N2,)),
+        ((path(GW1, N3, "pods"), path(GW2, N2, "pods")), (N2,)),
+    ]:
+        assert learned({Family.IPV4: [(default[1], PathSet(paths))]}) == {default: hops}
+    services = PathSet((path(GW1, N2, "services"),))
+    assert learned({Family.IPV4: [(default[1], services)]}) == {}
+
+
+def test_own_blocks() -> None:
+    cluster = make_cluster([Node("n1", (BLOCK4, BLOCK6)), Node("n2")])
+    config = AgentConfig(router_id="10.0.0.11", local_as=1, neighbors=[], node="n1", manifests="/m")
+    assert own_blocks(config, cluster) == {BLOCK4, BLOCK6}
+    assert own_blocks(config, make_cluster([])) == frozenset()
+    configured = AgentConfig(
+        router_id="10.0.0.11", local_as=1, neighbors=[], node="n1", manifests="/m",
+        pod_cidrs=["10.9.0.0/24"],
+    )  # fmt: skip
+    assert own_blocks(configured, cluster) == {parse_prefix("10.9.0.0/24")}
