@@ -50,7 +50,7 @@ def made_up(dataplane: results.Dataplane = "kernel", **changes: object) -> Run:
 def test_a_good_run_passes() -> None:
     run = made_up()
     assert run.passed
-    assert [c.passed for c in run.checks] == [True] * 6
+    assert [c.passed for c in run.checks] == [True] * 7
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,7 @@ def test_a_good_run_passes() -> None:
         {"buckets_moved": 0},
         {"sessions_lost": ["gw1 lost its session with n1"]},
         {"new_failed": 3},
+        {"machine_pause_s": 5.0},
         {"gateways_agree": False, "moves_waiting": 0},
     ],
 )

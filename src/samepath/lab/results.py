@@ -63,6 +63,8 @@ class Step(msgspec.Struct, kw_only=True):
     strips_before: dict[str, dict[str, str]] = {}
     """By gateway and family, the owner of each bucket: one character, an index into `nodes`."""
     strips_after: dict[str, dict[str, str]] = {}
+    machine_pause_s: float = 0.0
+    """The longest time in which nothing at all ran on this machine."""
     sessions_lost: list[str] = []
     """BGP sessions that were lost though the step asked for no such thing."""
     notes: list[str] = []
@@ -111,7 +113,7 @@ def judge(run: Run) -> None:
 
 def checks(run: Run) -> list[Check]:
     """What is required. The control is only required to be a fair one."""
-    found = [_gateways_share(run), _sessions(run)]
+    found = [_machine(run), _gateways_share(run), _sessions(run)]
     if run.dataplane == "kernel":
         found += [_others(run), _moves(run), _new_connections(run), _agree(run)]
     return found
@@ -123,6 +125,19 @@ def _gateways_share(run: Run) -> Check:
         name=f"each gateway carries at least {GATEWAY_SHARE_MIN:.0%} of the connections",
         passed=lowest >= GATEWAY_SHARE_MIN,
         found=f"the least was {lowest:.0%}",
+    )
+
+
+def _machine(run: Run) -> Check:
+    """Hold timers run on while a virtual machine is paused: such a run proves nothing."""
+    limit_s = run.hold_time_s / 3
+    bad = [
+        f"{s.machine_pause_s:.1f} s in {s.step}" for s in run.steps if s.machine_pause_s > limit_s
+    ]
+    return Check(
+        name=f"the machine never stood still for longer than {limit_s:.0f} s",
+        passed=not bad,
+        found=f"{', '.join(bad)}: run it again" if bad else "it did not",
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from samepath.lab import observe
 from samepath.lab.observe import Sessions
+from samepath.lab.pause import Pulse
 from samepath.lab.render import Condition
 from samepath.lab.results import Run, Step, judge, lagging
 from samepath.lab.running import Lab, LabError, wait
@@ -155,6 +156,7 @@ class Survival:
             gateways=[g.name for g in lab.topology.gateways],
             nodes=self.nodes,
         )
+        self.pulse = Pulse()
         self.traffic = lab.traffic(EXCHANGE_LIMIT_S)
         self.shares: dict[str, float] = {}
 
@@ -166,6 +168,7 @@ class Survival:
                 self._step(name, title, action)
         finally:
             self.traffic.end()
+            self.pulse.end()
         self.result.seconds = time.monotonic() - self.began
         judge(self.result)
         return self.result
@@ -179,6 +182,7 @@ class Survival:
         self.traffic.busy(period_s(self.connections))
         self._measure_gateways()
         self.traffic.take()
+        self.pulse.take()
 
     def _fill(self) -> None:
         """As many held connections as there should be. Raises LabError when they can't be had."""
@@ -225,6 +229,7 @@ class Survival:
         step.shares_after, step.new_connections, step.new_failed = self._probe()
         self.shares = step.shares_after
         step.notes = [*world.doing.notes, *lagging(step)]
+        step.machine_pause_s = round(self.pulse.take(), 2)
         step.seconds = time.monotonic() - began
         self.result.steps.append(step)
         self.told(step)
