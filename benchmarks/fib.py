@@ -88,10 +88,14 @@ class Fib:
             return frozenset((thing.gateway,)) if thing.gateway else NONE
         return frozenset(self.gateways(thing.members).values())
 
+    def learn(self) -> None:
+        """Read which next hop is whose; `gateways` remembers it, as long as ids keep their hop."""
+        hops, _ = self.kernel.nexthops()
+        self._gateways = {hop.id: hop.gateway for hop in hops if hop.gateway}
+
     def gateways(self, ids: Collection[int]) -> dict[int, Address]:
         if any(id_ not in self._gateways for id_ in ids):
-            hops, _ = self.kernel.nexthops()
-            self._gateways = {hop.id: hop.gateway for hop in hops if hop.gateway}
+            self.learn()
         return {id_: self._gateways[id_] for id_ in ids if id_ in self._gateways}
 
     def looks_complete(
@@ -108,7 +112,7 @@ class Fib:
 
         The table is read first and understood later, so that its state is that of one moment.
         """
-        self._gateways = {}
+        self.learn()
         groups: dict[int, Hops] = {}
         found: dict[Address, Hops] = {}
         for route in self.kernel.routes(Family.IPV4):
