@@ -64,6 +64,10 @@ class Client:
     def udp(self, host: str, port: int, source_port: int = 0) -> str:
         return str(self.ask("udp", host, port, source_port))
 
+    def stray(self, name: str) -> str:
+        """Send a packet of the connection that is far out of its window."""
+        return str(self.ask("stray", name))
+
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -128,6 +132,9 @@ def answer(held: dict[str, socket.socket], what: str, *words: Any) -> Any:
         case "close", name:
             held.pop(name).close()
             return "closed"
+        case "stray", name:
+            stray(held[name])
+            return "sent"
         case "once", host, port:
             with socket.create_connection((host, port), timeout=2) as connection:
                 return say(connection)
@@ -150,6 +157,51 @@ def answer(held: dict[str, socket.socket], what: str, *words: Any) -> Any:
                 connection.send(b"who?")
                 return connection.recv(100).decode().split()[0]
     raise ValueError(what)
+
+
+def stray(connection: socket.socket) -> None:
+    """IPv4 only. The packet acknowledges what a living one would: a reset in answer to it would be
+    taken for real."""
+    taps = socket.htons(0x0003)  # ETH_P_ALL
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, taps) as tap:
+        tap.settimeout(2)
+        say(connection)
+        port = connection.getsockname()[1].to_bytes(2, "big")
+        while True:
+            frame, (link, _, kind, *_) = tap.recvfrom(2000)
+            header = 14 + 4 * (frame[14] & 15)
+            is_tcp = frame[12:14] == b"\x08\x00" and frame[23] == 6
+            if kind == 4 and is_tcp and frame[header : header + 2] == port:
+                break  # PACKET_OUTGOING
+        # Its own acknowledgement of the answer is the newest; take what comes within a moment.
+        tap.settimeout(0.2)
+        try:
+            while True:
+                newer, (_, _, kind, *_) = tap.recvfrom(2000)
+                if kind == 4 and newer[header : header + 2] == port:
+                    frame = newer
+        except TimeoutError:
+            pass
+        packet = bytearray(frame[14:34] + frame[header : header + 20])
+        packet[0] = 0x45
+        packet[2:4] = len(packet).to_bytes(2, "big")
+        sequence = int.from_bytes(packet[24:28], "big") + (1 << 28)
+        packet[24:28] = (sequence % (1 << 32)).to_bytes(4, "big")
+        packet[32] = 5 << 4
+        packet[33] = 0x10  # ACK
+        packet[10:12] = packet[36:38] = b"\0\0"
+        packet[10:12] = checksum(packet[:20])
+        pseudo = packet[12:20] + b"\0\x06" + (20).to_bytes(2, "big")
+        packet[36:38] = checksum(pseudo + packet[20:])
+        tap.bind((link, 0x0800))
+        tap.send(frame[:14] + bytes(packet))
+
+
+def checksum(data: bytes | bytearray) -> bytes:
+    total = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (total ^ 0xFFFF).to_bytes(2, "big")
 
 
 if __name__ == "__main__":

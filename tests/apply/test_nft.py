@@ -216,6 +216,16 @@ def test_established_flows_go_on_when_their_endpoint_terminates(bench: Bench, vi
     assert bench.client.once(vip, 80) == "pod1"
 
 
+def test_a_packet_out_of_window_ends_no_connection(bench: Bench) -> None:
+    """Conntrack calls it invalid and leaves its addresses alone, so it is for the node itself."""
+    bench.node.sysctl(net__netfilter__nf_conntrack_tcp_be_liberal=0)
+    bench.write("R--")
+    assert bench.client.open("living", VIPS[0], 80) == "pod1"
+    for _ in range(3):
+        assert bench.client.stray("living") == "sent"
+        assert bench.client.echo("living") == "pod1"
+
+
 @pytest.mark.parametrize("vip", VIPS)
 def test_off_port_is_rejected_and_ping_is_answered(bench: Bench, vip: str) -> None:
     assert bench.client.once(vip, 22) == "host"  # what happens without rules
