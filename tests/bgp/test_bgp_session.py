@@ -181,7 +181,6 @@ def test_a_bad_header_after_good_messages() -> None:
     update = next(message.encode_updates([_reach()], [], CONTEXT))
     session.receive_data(update + bytes(19), 1.0)
     assert isinstance(session.next_event(1.0), UpdateReceived)
-    session.receive_data(b"", 1.0)
     assert refused(session, 1.0) == (
         Code.MESSAGE_HEADER,
         HeaderError.CONNECTION_NOT_SYNCHRONIZED,

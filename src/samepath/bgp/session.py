@@ -134,14 +134,18 @@ class Session:
             return
         data = self._buffer + data
         room = message.MAX_EXTENDED_MESSAGE if self._extended else message.MAX_MESSAGE
+        before = len(self._inbox)
         try:
-            messages, used = message.split(data, room)
+            # Until it consumes nothing: a bad header ends the list before it, and is raised when
+            # it stands first, after the good messages before it.
+            while (found := message.split(data, room))[1]:
+                self._inbox.extend(found[0])
+                data = data[found[1] :]
         except PeerError as error:
             self._inbox.append(error)
-            data, messages, used = b"", [], 0
-        self._buffer = data[used:]
-        self._inbox.extend(messages)
-        if messages and self.negotiated is not None:
+            data = b""
+        self._buffer = data
+        if len(self._inbox) > before and self.negotiated is not None:
             self._restart_hold(now)
 
     def next_event(self, now: float) -> Event | None:
