@@ -2,7 +2,7 @@
 
 Made by `samepath.bgp.transport` for each connection, opened or accepted. It carries bytes between
 the socket and its `Session`, and tells the speaker when there is something to do; it decides
-nothing. `listening_socket` makes the sockets that neighbours connect to.
+nothing.
 
 RFC 4271 §4 (over TCP); RFC 9687 is the speaker's, by `stuck_since`.
 """
@@ -10,7 +10,6 @@ RFC 4271 §4 (over TCP); RFC 9687 is the speaker's, by `stuck_since`.
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Protocol, cast
 
 from samepath.bgp.peer import Peer
@@ -24,10 +23,6 @@ WRITE_OCTETS = 131_072
 """With so much unwritten, no further UPDATEs are made."""
 CLOSE_S = 2.0
 """So long a closing connection may take to say its last words."""
-
-_IP_FREEBIND = 15
-_IPV6_FREEBIND = 78
-"""Linux: listen on an address before the interface has it."""
 
 _buffer = memoryview(bytearray(READ_OCTETS))
 """Shared by all links: a read and the call that takes its bytes follow each other directly."""
@@ -143,22 +138,3 @@ def _text(exc: Exception | None) -> str:
     if exc is None:
         return "closed by the neighbour"
     return f"{exc.strerror or exc}" if isinstance(exc, OSError) else str(exc)
-
-
-def listening_socket(text: str, port: int) -> socket.socket:
-    """Bound to the address, also before any interface has it. Raises OSError."""
-    is_v6 = len(parse_address(text)) == 16
-    sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_v6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        sock.bind((text, port))
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock

@@ -45,8 +45,11 @@ from samepath.bgp.message import RefreshKind
 from samepath.bgp.policy import ImportRule, PeerKey
 from samepath.bgp.rib import Counts, Rib
 from samepath.bgp.session import Session, SessionConfig, keeps_own
+from samepath.bgp.status import FamilyStatus, PeerStatus
 from samepath.model.config import Neighbor
 from samepath.model.net import Address, Family, family_of, parse_address
+
+__all__ = ["FamilyStatus", "Local", "Peer", "PeerStatus"]
 
 STALE_S = 360.0
 """A neighbour that is back has so long to send its End-of-RIB, before what is stale goes."""
@@ -63,46 +66,6 @@ class Local:
     router_id: int
     next_hops: Mapping[Family, Address]
     """Configured ones; for a family without one the session's local address is taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyStatus:
-    accepted: int
-    stale: int
-    refused: int
-    """Since the session came up."""
-    advertised: int
-    end_of_rib_received: bool
-    end_of_rib_sent: bool
-
-    @property
-    def received(self) -> int:
-        return self.accepted + self.refused
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStatus:
-    neighbor: str
-    """Name of the neighbour in the configuration: its address or range."""
-    address: Address
-    remote_as: int
-    router_id: int | None
-    state: State
-    since_s: float
-    """When it came into this state, by the speaker's clock."""
-    families: Mapping[Family, FamilyStatus]
-    """Those negotiated; while the session is down, those configured."""
-    hold_time_s: int | None
-    restarting: bool
-    """It said that it has just restarted (RFC 4724's R): it may wait for our End-of-RIB."""
-    stale_until_s: float | None
-    last_error: str
-    flaps: int
-    """Established sessions lost."""
-
-    @property
-    def is_established(self) -> bool:
-        return self.state is State.ESTABLISHED
 
 
 class Peer:

@@ -18,8 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 from samepath.bgp.adjout import Advertisement, Routes
 from samepath.bgp.errors import Cease, Code, PeerError
@@ -31,20 +30,19 @@ from samepath.bgp.events import (
     Event,
     UpdateReceived,
 )
-from samepath.bgp.link import CLOSE_S, Link, listening_socket
-from samepath.bgp.peer import FamilyStatus, Local, Peer, PeerStatus
-from samepath.bgp.policy import ImportRule, Own, Refusal
+from samepath.bgp.link import CLOSE_S, Link
+from samepath.bgp.listeners import Listeners
+from samepath.bgp.neighbors import Neighbors, local_side, own_identity, terms
+from samepath.bgp.peer import FamilyStatus, Peer, PeerStatus
+from samepath.bgp.policy import Refusal
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
 from samepath.model.config import Bgp, Neighbor
 from samepath.model.net import (
     Address,
+    Family,
     Nlri,
-    PrefixSet,
     address_text,
-    family_of,
-    parse_address,
-    parse_prefix,
 )
 
 __all__ = [
@@ -80,22 +78,22 @@ class Speaker:
         `release_end_of_rib`. `forwarding_preserved`: the kernel still forwards as the former
         process had it (RFC 4724 §3)."""
         self.config = config
-        self._local = _local(config)
-        self.rib = Rib(_own(self._local))
+        self._local = local_side(config)
+        self._neighbors = Neighbors(config)
+        self.rib = Rib(own_identity(self._local))
         self._wake = wake
         self._restarting = restarted
         self._forwarding_preserved = forwarding_preserved
         self._is_released = False
         self._routes: dict[str, Routes] = {}
-        self._rules = {n.name: ImportRule(n.import_) for n in config.neighbors}
         self._peers: dict[Address, Peer] = {}
         self._links: dict[Session, Link] = {}
         self._open_links: set[Link] = set()
         self._attempts: dict[Session, asyncio.Task[None]] = {}
-        self._servers: dict[tuple[str, int], asyncio.Server] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners = Listeners(lambda: Link(self))
         self._ready: dict[Peer, None] = {}
         self._timers: dict[Peer, asyncio.TimerHandle] = {}
+        self._warned: set[tuple[str, Family]] = set()
         self._is_turn_due = False
         self._has_news = False
         self._is_running = False
@@ -107,19 +105,16 @@ class Speaker:
         """Listens and begins to connect. Raises OSError if it cannot listen."""
         self._loop = asyncio.get_running_loop()
         self._is_running = True
-        for text in self.config.listen:
-            await self._listen(text, self.config.listen_port)
-        for neighbor in self.config.neighbors:
-            if neighbor.address is not None:
-                self._add_peer(parse_address(neighbor.address), neighbor)
+        self._listeners.follow(self.config.listen, self.config.listen_port)
+        for address, neighbor in self._neighbors.by_address.items():
+            self._add_peer(address, neighbor)
 
     async def stop(self, notify: bool = True) -> None:
         """`notify` False: connections are closed without NOTIFICATION, so that neighbours keep our
         paths for the restart time; for a process that another will follow."""
         self._is_running = False
-        for server in self._servers.values():
-            server.close()
-        for task in (*self._attempts.values(), *self._tasks):
+        self._listeners.close()
+        for task in self._attempts.values():
             task.cancel()
         for handle in self._timers.values():
             handle.cancel()
@@ -164,50 +159,35 @@ class Speaker:
     def reconfigure(self, config: Bgp) -> None:
         """Sessions whose terms are the same stay as they are. Raises OSError if it cannot listen
         on a new address; then nothing has changed."""
-        added = [(text, config.listen_port) for text in config.listen]
-        added = [key for key in added if key not in self._servers]
-        sockets = [(text, port, listening_socket(text, port)) for text, port in added]
-        for text, port, sock in sockets:
-            self._spawn(self._serve(text, port, sock))
-        for text, port in list(self._servers):
-            if text not in config.listen or port != config.listen_port:
-                self._servers.pop((text, port)).close()
+        self._listeners.follow(config.listen, config.listen_port)
         self._apply(config)
 
     # Configuration.
 
     def _apply(self, config: Bgp) -> None:
-        former, self.config = self.config, config
-        former_local, self._local = self._local, _local(config)
-        self.rib.own = _own(self._local)
-        is_other = _own(former_local) != _own(self._local)
-        old = {n.name: n for n in former.neighbors}
-        new = {n.name: n for n in config.neighbors}
-        for name in old.keys() - new.keys():
-            del self._rules[name]
-        for name, entry in new.items():
-            if name not in old or old[name].import_ != entry.import_:
-                self._rules[name] = ImportRule(entry.import_)
+        former, self._local = self._local, local_side(config)
+        self._neighbors = Neighbors(config, self._neighbors)
+        self.config = config
+        self.rib.own = own_identity(self._local)
+        is_other = own_identity(former) != self.rib.own
         for peer in list(self._peers.values()):
-            neighbor = self._match(peer.address)
+            neighbor = self._neighbors.match(peer.address)
             if neighbor is None:
                 self._remove_peer(peer, Cease.PEER_DE_CONFIGURED)
-            elif is_other or _terms(neighbor) != _terms(peer.neighbor):
+            elif is_other or terms(neighbor) != terms(peer.neighbor):
                 self._remove_peer(peer, Cease.OTHER_CONFIGURATION_CHANGE)
             else:
                 self._update_peer(peer, neighbor)
-        for neighbor in config.neighbors:
-            if neighbor.address is not None:
-                address = parse_address(neighbor.address)
-                if address not in self._peers:
-                    self._add_peer(address, neighbor)
+        for address, neighbor in self._neighbors.by_address.items():
+            if address not in self._peers:
+                self._add_peer(address, neighbor)
         self._news()
 
     def _update_peer(self, peer: Peer, neighbor: Neighbor) -> None:
         changed = peer.neighbor.import_ != neighbor.import_
         peer.relocate(neighbor, self._local)
         if changed:
-            peer.reimport(neighbor, self._rules[neighbor.name], self._loop.time())
+            peer.reimport(neighbor, self._neighbors.rules[neighbor.name], self._loop.time())
         self.schedule(peer)
 
     def _add_peer(self, address: Address, neighbor: Neighbor) -> Peer:
@@ -216,7 +196,7 @@ class Speaker:
             neighbor,
             self._local,
             self.rib,
-            self._rules[neighbor.name],
+            self._neighbors.rules[neighbor.name],
             now=self._loop.time(),
             restarting=self._restarting,
             forwarding_preserved=self._forwarding_preserved,
@@ -247,39 +227,12 @@ class Speaker:
     def _peers_of(self, name: str) -> list[Peer]:
         return [p for p in self._peers.values() if p.neighbor.name == name]
 
-    def _match(self, address: Address) -> Neighbor | None:
-        """The neighbour entry for an address: its own, else the longest range."""
-        best: tuple[int, Neighbor] | None = None
-        for neighbor in self.config.neighbors:
-            if neighbor.address is not None:
-                if parse_address(neighbor.address) == address:
-                    return neighbor
-            elif neighbor.range is not None and PrefixSet([neighbor.range]).contains(address):
-                length = parse_prefix(neighbor.range)[1][0]
-                if best is None or length > best[0]:
-                    best = (length, neighbor)
-        return best[1] if best else None
-
     # Sockets.
-
-    async def _listen(self, text: str, port: int) -> None:
-        await self._serve(text, port, listening_socket(text, port))
-
-    async def _serve(self, text: str, port: int, sock: socket.socket) -> None:
-        server = await self._loop.create_server(lambda: Link(self), sock=sock)
-        self._servers[text, port] = server
 
     @property
     def ports(self) -> dict[str, int]:
         """Where we listen, by address: for those that let the system choose (port 0)."""
-        return {
-            text: server.sockets[0].getsockname()[1] for (text, _), server in self._servers.items()
-        }
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        return self._listeners.ports
 
     async def _connect(self, peer: Peer, session: Session) -> None:
         neighbor = peer.neighbor
@@ -297,7 +250,7 @@ class Speaker:
 
     def accepted(self, link: Link, peer: Address, local: Address) -> None:
         """A neighbour has connected to us, or somebody else."""
-        neighbor = self._match(peer) if self._is_running else None
+        neighbor = self._neighbors.match(peer) if self._is_running else None
         known = self._peers.get(peer)
         if neighbor is None:
             log.info("%s: connection refused: no such neighbour", address_text(peer))
@@ -453,7 +406,9 @@ class Speaker:
             if link is not None and stuck is not None and now - stuck > SEND_HOLD_S:
                 link.abort()
         peer.handle_timer(now)
-        self.schedule(peer)
+        # In the same breath: a connection that is given up must not be made in between.
+        if self._work(peer, now + TURN_S) or self._has_news or self.rib.is_changed:
+            self.schedule(peer)
 
     # Words.
 
@@ -461,39 +416,14 @@ class Speaker:
         name = address_text(peer.address)
         log.info("%s: established", name)
         for family in peer.families_without_next_hop:
-            log.warning(
-                "%s: no own %s next hop (next_hops, or a session over it): routes that need it "
-                "are not advertised", name, family.label,
-            )  # fmt: skip
+            if (peer.neighbor.name, family) not in self._warned:
+                self._warned.add((peer.neighbor.name, family))
+                log.warning(
+                    "%s: no own %s next hop (next_hops, or a session over it): routes that need "
+                    "it are not advertised", peer.neighbor.name, family.label,
+                )  # fmt: skip
 
     def _say_down(self, peer: Peer, down: Down) -> None:
         level = logging.WARNING if down.established else logging.DEBUG
         text = f": {down.text}" if down.text else ""
         log.log(level, "%s: down: %s%s", address_text(peer.address), down.reason.value, text)
-
-
-def _local(config: Bgp) -> Local:
-    own = [parse_address(text) for text in config.next_hops]
-    return Local(
-        asn=config.local_as,
-        router_id=int.from_bytes(parse_address(config.router_id), "big"),
-        next_hops={family_of(address): address for address in own},
-    )
-
-
-def _own(local: Local) -> Own:
-    """The router id serves as cluster id, too (RFC 4456 §7)."""
-    return Own(asn=local.asn, router_id=local.router_id, cluster_id=local.router_id)
-
-
-def _terms(neighbor: Neighbor) -> tuple[object, ...]:
-    """What a session was agreed on: if it changes, the session ends."""
-    return (
-        neighbor.name,
-        neighbor.remote_as,
-        neighbor.local_address,
-        neighbor.passive,
-        tuple(neighbor.families),
-        neighbor.hold_time_s,
-        neighbor.graceful_restart_s,
-    )

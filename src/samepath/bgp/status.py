@@ -1,0 +1,49 @@
+"""What can be seen of a neighbour: plain data, made by `Peer.status`, for `samepath status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from samepath.bgp.fsm import State
+from samepath.model.net import Address, Family
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyStatus:
+    accepted: int
+    stale: int
+    refused: int
+    """Since the session came up."""
+    advertised: int
+    end_of_rib_received: bool
+    end_of_rib_sent: bool
+
+    @property
+    def received(self) -> int:
+        return self.accepted + self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    neighbor: str
+    """Name of the neighbour in the configuration: its address or range."""
+    address: Address
+    remote_as: int
+    router_id: int | None
+    state: State
+    since_s: float
+    """When it came into this state, by the speaker's clock."""
+    families: Mapping[Family, FamilyStatus]
+    """Those negotiated; while the session is down, those configured."""
+    hold_time_s: int | None
+    restarting: bool
+    """It said that it has just restarted (RFC 4724's R): it may wait for our End-of-RIB."""
+    stale_until_s: float | None
+    last_error: str
+    flaps: int
+    """Established sessions lost."""
+
+    @property
+    def is_established(self) -> bool:
+        return self.state is State.ESTABLISHED
