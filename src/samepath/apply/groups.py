@@ -143,7 +143,8 @@ class ResilientRoutes:
                 problems.append(f"group {group.id:#x} names next hops that are not there")
                 continue
             row = Row(group.id, Family.IPV4, Target(()), dirty=False, in_kernel=True)
-            row.present, row.entries = from_owners(known), ids
+            row.present = from_owners(known)
+            row.names(ids)
             self.rows.add(row)
         for family, known_routes in routes.items():
             for route in known_routes:
@@ -237,7 +238,7 @@ class ResilientRoutes:
         on, or a row that is just there already."""
         now = self.clock()
         idle = _Idle(self.kernel, row)
-        copy = Row(0, row.family, target, present=row.present, entries=row.entries)
+        copy = Row(0, row.family, target, present=row.present)
         step = self._plan(copy, idle, now)
         self.rows.leave(row, nlris)
         twin = self.rows.twin(row.family, target, step.owners) if step is not None else None
@@ -245,7 +246,8 @@ class ResilientRoutes:
             self.rows.enter(twin, nlris)
             return
         made = self.rows.new(row.family, target)
-        made.present, made.entries = copy.present, copy.entries
+        made.present = copy.present
+        made.names(row.entries)
         self.rows.enter(made, nlris)
         if step is not None:
             self._write(made, step, idle, now)
@@ -281,7 +283,8 @@ class ResilientRoutes:
             # Another number of buckets is another group: the kernel cannot change it in place.
             self._empty.append(row.id)
             self.rows.renumber(row)
-            row.in_kernel, row.entries, row.present = False, (), None
+            row.in_kernel, row.present = False, None
+            row.names(())
         hops = {}
         slots = []
         for member in step.owners.members:
@@ -305,7 +308,7 @@ class ResilientRoutes:
                 return
             self._replicas.made(missing)
             self._count(step, row, idle)
-        row.entries = entries
+        row.names(entries)
         if not row.in_kernel:
             row.in_kernel = True
             row.unrouted |= row.nlris
@@ -386,7 +389,7 @@ class ResilientRoutes:
 
     def _trim(self) -> Iterator[None]:
         """Remove the replicas of next hops that nothing names any more."""
-        used = {slot_of(i) for row in self.rows for i in {*row.entries}}
+        used = set().union(*(row.slots for row in self.rows))
         unused = self._replicas.unused(used)
         if unused:
             self.kernel.apply([DeleteNextHop(i) for i in unused])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from samepath.hashing.step import Step, step
 from samepath.hashing.table import Move, Table, build
 from samepath.model.net import Address, Family, Nlri
+from samepath.model.ours import slot_of
 from samepath.plan.gateway import Target
 
 LOOK_AT_LEAST_S = 0.5
@@ -33,7 +34,9 @@ class Row:
     present: Table | None = None
     """Who owns the buckets in the kernel, or did when it was last there."""
     entries: Sequence[int] = ()
-    """The replica that each bucket names."""
+    """The replica that each bucket names; set by `names`."""
+    slots: frozenset[int] = frozenset()
+    """The slots of these replicas."""
     in_kernel: bool = False
     unrouted: set[Nlri] = field(default_factory=set)
     """Prefixes whose route is still to be written."""
@@ -53,6 +56,9 @@ class Row:
 
     def due(self, now: float) -> bool:
         return self.look_at <= now or (self.dirty and not self.failures)
+
+    def names(self, entries: Sequence[int]) -> None:
+        self.entries, self.slots = entries, frozenset([slot_of(e) for e in set(entries)])
 
     def retarget(self, target: Target) -> None:
         self.target, self.dirty, self.failures = target, True, 0
