@@ -40,6 +40,9 @@ class World:
             self.namespace.ip("link", "set", f"{name}1", "up" if carrier else "down")
         wanted = bool(carrier) if up is None else up
         self.wait(lambda: self.link_usable(index) == wanted)
+        if not wanted:
+            # The flags of a link are seen to change a moment before its next hops go.
+            self.wait(lambda: all(hop.oif != index for hop in self.kernel.nexthops()[0]))
 
     def link_usable(self, index: int) -> bool:
         return next(link.usable for link in self.kernel.links() if link.index == index)

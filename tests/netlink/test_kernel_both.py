@@ -290,6 +290,35 @@ def test_fake_and_real_agree_on_every_bucket(both, data: st.DataObject) -> None:
             put_replicas(one, 12, slots=1)
 
 
+@pytest.mark.netns
+def test_fake_and_real_agree_on_what_a_lost_link_leaves(both) -> None:
+    """Members go one by one, in the kernel's own order; buckets of those that stay are kept."""
+    for one in both:
+        do(
+            one.kernel,
+            *(PutNextHop(hop(i, "10.9.0.2", one.a)) for i in (1, 2, 3, 4, 5)),
+            *(PutNextHop(hop(i, "10.8.0.2", one.b)) for i in (11, 12, 13)),
+            PutNextHop(hop(6, "10.9.0.2", one.a)),
+            PutGroup(resilient(G, [11, 3, 1, 12, 6, 2, 13, 5, 4], 50)),
+            PutGroup(Group(G + 1, (1, 11, 2), weights=(1, 2, 3))),
+            PutGroup(Group(G + 2, (1, 2))),
+        )
+        one.set_link(one.a, carrier=False)
+    fake, real = (one.kernel for one in both)
+    assert fake.nexthops()[1] == real.nexthops()[1]
+    assert fake.bucket_state(G).ids == real.bucket_state(G).ids
+
+
+@pytest.mark.parametrize("how", ["up", "carrier"])
+def test_a_route_without_next_hop_object_outlives_the_carrier_only(world, how: str) -> None:
+    route = Route(
+        Family.IPV4, nlri("10.1.0.0/24"), metric=10, oif=world.a, gateway=parse_address("10.9.0.2")
+    )
+    do(world.kernel, PutRoute(route))
+    world.set_link(world.a, **{how: False})
+    assert world.kernel.routes(Family.IPV4, PROTOCOL) == ([route] if how == "carrier" else [])
+
+
 # -- forgetting
 
 

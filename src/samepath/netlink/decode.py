@@ -165,14 +165,15 @@ def route(body: memoryview) -> Route | None:
         return None
     found = attributes(body, _RTMSG.size)
     destination = found.get(uapi.RTA_DST)
-    if length > family.bits or (destination is None and length):
-        raise Malformed(f"route to /{length} of {family.label}")
+    octets = 0 if destination is None else len(destination)
+    if length > family.bits or octets not in (0 if length == 0 else family.octets, family.octets):
+        raise Malformed(f"route to /{length} of {family.label} in {octets} octets")
     nexthop_id = found.get(uapi.RTA_NH_ID)
     oif = found.get(uapi.RTA_OIF)
     paths = found.get(uapi.RTA_MULTIPATH)
     return Route(
         family,
-        b"\0" if destination is None else make_nlri(bytes(destination), length),
+        make_nlri(bytes(destination or b""), length),
         u32(found.get(uapi.RTA_TABLE), table),
         u32(found.get(uapi.RTA_PRIORITY)),
         None if nexthop_id is None else u32(nexthop_id),

@@ -223,11 +223,12 @@ class FakeWorld:
                 self.remove(item.id)  # as it ends, without going through each loss
         for id_ in reversed(ids):
             self.remove(id_)
-        self.routes = {
-            key: route
-            for key, route in self.routes.items()
-            if route.nexthop_id is not None or route.oif != index
-        }
+        if not self.links[index].up:  # without carrier alone they stay, though they lead nowhere
+            self.routes = {
+                key: route
+                for key, route in self.routes.items()
+                if route.nexthop_id is not None or route.oif != index
+            }
 
     # -- looking up
 
