@@ -46,8 +46,9 @@ class Changes:
 
     complete: frozenset[str]
     """Names of files that were closed after writing, or renamed into the folder."""
-    lost: bool
-    """The folder itself is gone or moved, or the queue has overflowed: read everything."""
+    other: bool
+    """Something else: names that went or came otherwise, the folder itself gone or moved, or the
+    queue has overflowed."""
 
 
 class Inotify:
@@ -75,12 +76,13 @@ class Inotify:
 
     def hear(self) -> Changes:
         complete: set[str] = set()
-        lost = False
+        created: set[str] = set()
+        other = False
         while True:
             try:
                 data = os.read(self._fd, 65536)
             except BlockingIOError:
-                return Changes(frozenset(complete), lost)
+                return Changes(frozenset(complete), other or bool(created - complete))
             position = 0
             while position < len(data):
                 watch, mask, _, length = _HEAD.unpack_from(data, position)
@@ -88,13 +90,18 @@ class Inotify:
                 position = start + length
                 name = os.fsdecode(data[start:position].rstrip(b"\0"))
                 if mask & IN_Q_OVERFLOW:
-                    lost = True
+                    other = True
                 elif watch != self._watch:
                     continue  # of a folder that we have left
-                elif mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED):
-                    lost = True
+                elif name.startswith("."):
+                    # Editors' own; but `..data` is a link that is swung over by a rename.
+                    other = other or bool(mask & IN_MOVED_TO)
                 elif mask & (IN_CLOSE_WRITE | IN_MOVED_TO):
                     complete.add(name)
+                elif mask & IN_CREATE:
+                    created.add(name)  # written and closed soon, or else a link
+                else:
+                    other = True
 
     def close(self) -> None:
         if self._fd >= 0:

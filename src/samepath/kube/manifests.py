@@ -2,9 +2,10 @@
 
 Run as a task by `programs.agent`. Every `*.yaml`, `*.yml` and `*.json` of the folder (not of those
 below it; names that begin with a dot are left to editors) is read; after that the kernel tells what
-changes (inotify), and only files that changed are read again. The folder is looked through on each
-event anyway, so an event that was lost, or a symbolic link that was swung over as Kubernetes does
-for a ConfigMap, needs no case of its own; and once in `RESCAN_S` without any event.
+changes (inotify). A file that was written or renamed into place is read at once. After any other
+event the whole folder is looked through, and once in `RESCAN_S` without any, for files that are not
+as they were; so an event that was lost, or a symbolic link that was swung over as Kubernetes does
+for a ConfigMap, needs no case of its own.
 
 What is wrong never takes away what was right:
 - A file that cannot be read or taken is refused, and its last good objects stand.
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from samepath.kube.inotify import Inotify
+from samepath.kube.inotify import Changes, Inotify
 from samepath.kube.objects import Object, object_key, parse_objects
 from samepath.model.documents import SIZE_LIMIT, DocumentError, parse
 
@@ -91,6 +92,7 @@ class Manifests:
         self._files: dict[str, _File] = {}
         self._identity: tuple[int, int] | None = None
         self._said: set[str] = set()
+        self._look_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -103,7 +105,7 @@ class Manifests:
                 heard.clear()
                 changes = notify.hear()
                 # In a thread: a first reading of thousands of files must not hold up a session.
-                wait_s, changed = await asyncio.to_thread(self._pass, notify, changes.complete)
+                wait_s, changed = await asyncio.to_thread(self._pass, notify, changes)
                 if changed:
                     self._say()
                     self._wake()
@@ -116,16 +118,32 @@ class Manifests:
             loop.remove_reader(notify.fileno())
             notify.close()
 
-    def _pass(self, notify: Inotify, complete: frozenset[str]) -> tuple[float, bool]:
-        """Look through the folder once. Seconds until the next time; whether anything changed."""
+    def _pass(self, notify: Inotify, changes: Changes) -> tuple[float, bool]:
+        """What has changed. Seconds until the folder must be looked through; whether we changed."""
         now = time.monotonic()
         before = self.objects, self.refusals, self.trouble, self.in_sync
-        wait_s = self.read(now, complete, notify)
+        if changes.other or now >= self._look_at or self.trouble:
+            self._look_at = now + self.read(now, changes.complete, notify)
+        else:
+            for name in changes.complete:
+                if name.endswith(SUFFIXES):
+                    self._look_at = min(self._look_at, now + self._look_at_one(name, now))
         self._collect()
-        return wait_s, before != (self.objects, self.refusals, self.trouble, self.in_sync)
+        changed = before != (self.objects, self.refusals, self.trouble, self.in_sync)
+        return max(self._look_at - now, 0.0), changed
+
+    def _look_at_one(self, name: str, now: float) -> float:
+        try:
+            about = os.stat(os.path.join(self.folder, name))
+        except OSError:
+            return 0.0  # gone again: look through the folder
+        if not stat.S_ISREG(about.st_mode):
+            return RESCAN_S
+        return self._look(name, about, now, math.inf, heard=True)
 
     def read(self, now: float, complete: frozenset[str], notify: Inotify | None = None) -> float:
-        """Read what has changed. `complete`: names that are known to be completely written."""
+        """Look through the folder. `complete`: names that are known to be completely written.
+        Seconds until the next time."""
         try:
             listing = self._list(notify)
         except OSError as error:
