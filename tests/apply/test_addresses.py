@@ -13,7 +13,7 @@ from samepath.netlink.ops import DeleteAddress, PutAddress
 ONE, TWO, SIX = map(parse_address, ("192.0.2.1", "192.0.2.2", "2001:db8::1"))
 
 
-def ours_on_lo(world) -> set[bytes]:
+def addresses_of_ours(world) -> set[bytes]:
     return {a.address for a in world.kernel.addresses() if a.protocol == ours.PROTOCOL}
 
 
@@ -21,16 +21,16 @@ def test_wanted_addresses_stand_and_others_of_ours_go(world) -> None:
     service = ServiceAddresses(world.kernel)
     service.in_sync = True
     assert service.reconcile([ONE, SIX])
-    assert ours_on_lo(world) == {ONE, SIX}
+    assert addresses_of_ours(world) == {ONE, SIX}
     assert service.installed == {ONE, SIX}
     if world.namespace is not None:
         (shown,) = json.loads(world.namespace.ip("-j", "addr", "show", "dev", "lo"))
         seen = {(a["local"], a["prefixlen"]) for a in shown["addr_info"]}
         assert seen >= {("192.0.2.1", 32), ("2001:db8::1", 128)}
     assert service.reconcile([TWO, SIX])
-    assert ours_on_lo(world) == {TWO, SIX}
+    assert addresses_of_ours(world) == {TWO, SIX}
     assert service.reconcile([])
-    assert ours_on_lo(world) == set()
+    assert addresses_of_ours(world) == set()
 
 
 def test_nothing_is_deleted_before_in_sync(world) -> None:
@@ -38,10 +38,10 @@ def test_nothing_is_deleted_before_in_sync(world) -> None:
     first.reconcile([ONE])
     second = ServiceAddresses(world.kernel)
     assert second.reconcile([TWO])
-    assert ours_on_lo(world) == {ONE, TWO}
+    assert addresses_of_ours(world) == {ONE, TWO}
     second.in_sync = True
     assert second.reconcile([TWO])
-    assert ours_on_lo(world) == {TWO}
+    assert addresses_of_ours(world) == {TWO}
 
 
 def test_addresses_of_others_stay_and_serve(world) -> None:
@@ -56,7 +56,9 @@ def test_addresses_of_others_stay_and_serve(world) -> None:
     # Ours on another link are not this driver's.
     world.kernel.apply([PutAddress(world.a, TWO, 32)])
     assert service.reconcile([])
-    assert ours_on_lo(world) == {TWO}
+    assert [a.index for a in world.kernel.addresses() if a.address == TWO] == [world.a]
+    assert service.reconcile([TWO])
+    assert {a.index for a in world.kernel.addresses() if a.address == TWO} == {world.a, 1}
 
 
 def test_an_adopted_address_is_not_written_again(fake_world) -> None:

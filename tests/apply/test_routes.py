@@ -260,6 +260,24 @@ def test_a_refused_next_hop_leaves_the_old_route_and_is_tried_again(fake_world) 
     assert plain.next_look == float("inf")
 
 
+def test_a_refusal_makes_it_read_again(world) -> None:
+    """Somebody took a next hop away unheard; the route by it is refused once, then all is well."""
+    clock = Clock()
+    plain = driver(world, clock=clock)
+    plain.want(table({"10.1.0.0/24": "10.9.0.2"}))
+    plain.reconcile()
+    (hop,), _ = world.kernel.nexthops()
+    world.kernel.apply([DeleteNextHop(hop.id)])
+    both = {"10.1.0.0/24": "10.9.0.2", "10.2.0.0/24": "10.9.0.2"}
+    plain.want(table(both))
+    plain.reconcile()
+    assert "Nexthop id does not exist" in plain.errors[parse_prefix("10.2.0.0/24")]
+    clock.now = plain.next_look
+    plain.reconcile()
+    assert plain.errors == {}
+    assert stands(world) == both
+
+
 @pytest.mark.parametrize("kind", [PutRoutes, PutGroup, PutRoute])
 def test_any_refusal_is_on_its_row_and_heals(fake_world, kind: type) -> None:
     clock = Clock()

@@ -34,6 +34,15 @@ def test_slots_are_read_back_from_the_kernel() -> None:
     assert [slots.slot(C, i) for i in range(5)] == [0, 1, 3, 4, 6]
 
 
+def test_what_a_slot_means_does_not_change_by_reading() -> None:
+    slots = Slots()
+    slots.adopt([replica(5, 0, A), replica(5, 1, B)])
+    slots.adopt([replica(5, 0, C)])
+    assert slots.way(5) == (A, 3)
+    assert slots.slot(A, 3) == 5
+    assert 5 not in (slots.slot(B, 3), slots.slot(C, 3))
+
+
 def test_other_next_hops_mean_nothing() -> None:
     slots = Slots()
     slots.adopt(

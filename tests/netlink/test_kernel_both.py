@@ -555,7 +555,11 @@ def test_addresses_are_marked_as_ours(world) -> None:
     assert [(a.index, a.address, a.prefix_length) for a in found] == [
         (1, parse_address(text), length) for text, length in ips
     ]
-    assert not any(a.flags & uapi.IFA_F_TENTATIVE for a in found)
+    on_a_cable = parse_address("fd09::99")
+    do(world.kernel, PutAddress(world.a, on_a_cable, 128))
+    (usable,) = (a for a in world.kernel.addresses() if a.address == on_a_cable)
+    assert not usable.flags & uapi.IFA_F_TENTATIVE
+    do(world.kernel, DeleteAddress(world.a, on_a_cable, 128))
     do(world.kernel, *(DeleteAddress(1, a.address, a.prefix_length) for a in found))
     assert not [a for a in world.kernel.addresses() if a.protocol == PROTOCOL]
     errors = world.kernel.apply([PutAddress(999, parse_address(t), n) for t, n in ips])

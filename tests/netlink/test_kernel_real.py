@@ -15,6 +15,7 @@ import pytest
 from samepath.model.net import Family, make_nlri, parse_address
 from samepath.model.ours import GROUP_BASE, PLAIN_GROUP_BASE, PROTOCOL, replica_id
 from samepath.netlink import kernel as kernel_module
+from samepath.netlink import uapi
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.objects import Group, NextHop
 from samepath.netlink.ops import DeleteNextHop, PutGroup, PutNextHop, PutRoutes
@@ -51,6 +52,9 @@ def test_groups_too_large_to_dump_are_read_one_by_one(real_world) -> None:
         found_hops, found_groups = reader.nexthops(PROTOCOL)
         assert found_groups == wanted
         assert [hop.id for hop in found_hops] == list(members)
+    theirs = Group(77, members[:3], protocol=84)
+    kernel.apply([PutGroup(theirs), PutRoutes(Family.IPV4, [b"\x10\x0a\x01"], 77, 10)])
+    assert theirs in kernel.nexthops()[1]
     later = Group(GROUP_BASE + 3, members[:4], True, 4, 120.0)
     kernel.apply([PutGroup(later), DeleteNextHop(GROUP_BASE)])
     assert kernel.nexthops(PROTOCOL)[1] == [*wanted[1:3], later, *wanted[3:]]
@@ -166,6 +170,29 @@ def test_dumps_are_whole_while_others_write(real_world) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_an_interrupted_dump_is_repeated(real_world, monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Socket._receive
+    interrupted = iter([True, True, False])
+
+    def with_flag(self: Socket) -> bytes:
+        data = bytearray(receive(self))
+        if next(interrupted, False):
+            data[6] |= uapi.NLM_F_DUMP_INTR
+        return bytes(data)
+
+    monkeypatch.setattr(Socket, "_receive", with_flag)
+    before = real_world.kernel._socket.next_sequence(0)
+    assert len(real_world.kernel.links()) == 5
+    assert real_world.kernel._socket.next_sequence(0) > before + 1
+    monkeypatch.setattr(kernel_module.Socket, "_receive", lambda self: _marked(receive(self)))
+    with pytest.raises(NetlinkError, match="changed while"):
+        real_world.kernel.links()
+
+
+def _marked(data: bytes) -> bytes:
+    return data[:6] + bytes((data[6] | uapi.NLM_F_DUMP_INTR,)) + data[7:]
 
 
 def test_a_thread_that_entered_a_namespace_leaves_ours_alone(real_world) -> None:
