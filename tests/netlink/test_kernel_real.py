@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -189,6 +190,28 @@ def test_an_interrupted_dump_is_repeated(real_world, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(kernel_module.Socket, "_receive", lambda self: _marked(receive(self)))
     with pytest.raises(NetlinkError, match="changed while"):
         real_world.kernel.links()
+
+
+def test_a_dump_that_lost_a_part_is_repeated(real_world, monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Socket._receive
+    lost = iter([True, False])
+
+    def losing(self: Socket) -> bytes:
+        data = receive(self)
+        if next(lost, False):
+            raise Overrun(ENOBUFS, "lost")
+        return data
+
+    real_world.kernel.apply(hops(real_world, 2000))
+    monkeypatch.setattr(Socket, "_receive", losing)
+    assert len(real_world.kernel.nexthops()[0]) == 2000
+
+
+def test_a_small_send_buffer_makes_small_batches(real_world) -> None:
+    real_world.kernel._socket._socket.setsockopt(socket.SOL_SOCKET, 32, 4096)  # SO_SNDBUFFORCE
+    ops = hops(real_world, 2000)
+    assert real_world.kernel.apply(ops) == [None] * len(ops)
+    assert len(real_world.kernel.nexthops()[0]) == 2000
 
 
 def _marked(data: bytes) -> bytes:

@@ -17,7 +17,7 @@ import os
 import socket as _socket
 import threading
 from collections.abc import Callable
-from errno import EINTR, ENOBUFS
+from errno import EINTR, EMSGSIZE, ENOBUFS
 from pathlib import Path
 from typing import TypeVar
 
@@ -166,7 +166,12 @@ class Socket:
         bodies: list[memoryview] = []
         flags = 0
         while True:
-            for kind, flag, number, answer in messages(memoryview(self._receive())):
+            try:
+                data = self._receive()
+            except Overrun:  # the rest still comes, and must be taken before the next dump
+                flags |= uapi.NLM_F_DUMP_INTR
+                continue
+            for kind, flag, number, answer in messages(memoryview(data)):
                 if number != sequence:
                     continue
                 flags |= flag
@@ -182,8 +187,13 @@ class Socket:
 
     def transact(self, data: bytes | bytearray, last: int) -> list[Answer]:
         """Sends a batch whose message `last` asks for an acknowledgement, and collects every
-        error up to that. Raises Overrun when answers were lost."""
-        self._socket.send(data)
+        error up to that. Raises Overrun when answers were lost, or the batch was too large."""
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            if error.errno in (ENOBUFS, EMSGSIZE):
+                raise Overrun(error.errno, os.strerror(error.errno)) from error
+            raise
         failures: list[Answer] = []
         while True:
             for kind, flag, number, answer in messages(memoryview(self._receive())):
