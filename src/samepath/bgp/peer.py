@@ -57,6 +57,8 @@ STALE_S = 360.0
 COLLISION_S = 5.0
 """Two connections opened within so long are a collision, not a restart that we did not notice."""
 
+_OPENED = (State.OPEN_CONFIRM, State.ESTABLISHED)
+
 
 @dataclass(frozen=True, slots=True)
 class Local:
@@ -107,6 +109,7 @@ class Peer:
         self._ended: set[Family] = set()
         self._stale_until: float | None = None
         self._local_addresses: dict[Session, Address] = {}
+        self._connected_at: dict[Session, float] = {}
         self._others: list[Session] = []
         """Incoming ones for which a newer one has come: to be ended, or established as yet."""
         self._handled: deque[tuple[Session, Event]] = deque()
@@ -153,7 +156,12 @@ class Peer:
         return self.incoming
 
     def connected(self, session: Session, local_address: Address, now: float) -> None:
+        if session is self.outgoing and any(s.state in _OPENED for s in self.sessions):
+            # Before a word is said on it, the other side cannot have chosen it.
+            session.dump(now)
+            return
         self._local_addresses[session] = local_address
+        self._connected_at[session] = now
         session.config = self._session_config(passive=session.config.passive)
         session.connected(now)
 
@@ -252,30 +260,40 @@ class Peer:
             self._stale_until = None
 
     def _resolve_collision(self, session: Session, now: float) -> None:
-        opened = (State.OPEN_CONFIRM, State.ESTABLISHED)
+        """`session` has shown its OPEN: so we know who it is, on all connections (RFC 4271 §6.8).
+
+        Both sides must choose the same connection: by identifiers, and only between two on which
+        the other side has spoken or will speak. It will on one that we opened, and maybe not on
+        one that it opened (see `connected`): that one is judged when its own OPEN comes. What is
+        established stays: the other side has chosen it."""
         for other in self.sessions:
-            if other is session or other.state not in opened:
+            if other is session or session.state is State.IDLE:
                 continue
-            if self._is_replaced(other, now):
+            if other.state is State.ESTABLISHED and self._is_replaced(now):
                 other.lost("the neighbour opened a new connection")
                 while (event := other.next_event(now)) is not None:
                     self._handle(other, event, now)
                     self._handled.append((other, event))
-                continue
-            negotiated = session.negotiated
-            if negotiated is None:
-                return
-            ours = (self._local.router_id, self._local.asn)
-            theirs = (negotiated.open.router_id, negotiated.open.asn)
-            keep = keeps_own(local=ours, remote=theirs)
-            loser = session if (session is self.outgoing) is not keep else other
-            if session.config.passive == other.config.passive:
-                loser = session
-            loser.dump(now)
+            elif other.state is State.ESTABLISHED:
+                session.dump(now)
+            elif other.state is State.OPEN_CONFIRM or (
+                other.state is State.OPEN_SENT and other is self.outgoing
+            ):
+                self._loser(session, other, now).dump(now)
 
-    def _is_replaced(self, other: Session, now: float) -> bool:
-        """Whether an established session is given up for a new connection. RFC 4724 §5."""
-        if other is not self._up or self._negotiated is None:
+    def _loser(self, session: Session, other: Session, now: float) -> Session:
+        """Of two that are being opened. One that has waited for its OPEN for long is dead."""
+        if now - self._connected_at[other] > COLLISION_S:
+            return other
+        assert session.negotiated is not None
+        peer = session.negotiated.open
+        ours, theirs = (self._local.router_id, self._local.asn), (peer.router_id, peer.asn)
+        keep = keeps_own(local=ours, remote=theirs)
+        return session if (session is self.outgoing) is not keep else other
+
+    def _is_replaced(self, now: float) -> bool:
+        """Whether the established session is given up for a new connection. RFC 4724 §5."""
+        if self._negotiated is None:
             return False
         restarts = self._negotiated.graceful_restart is not None
         return restarts and now - self._since > COLLISION_S
@@ -333,6 +351,7 @@ class Peer:
 
     def _down(self, session: Session, down: Down, now: float) -> None:
         self._local_addresses.pop(session, None)
+        self._connected_at.pop(session, None)
         if down.reason is not Reason.COLLISION:
             self.last_error = down.text or down.reason.value
         if session is self._up:
@@ -352,9 +371,7 @@ class Peer:
         assert self._negotiated is not None
         restart = self._negotiated.graceful_restart
         keep: set[Family] = set()
-        # After a collision the other connection brings the same paths in a moment.
-        may_stay = down.reason in (Reason.TCP_CLOSED, Reason.COLLISION)
-        if may_stay and restart is not None and restart.restart_time_s:
+        if down.reason is Reason.TCP_CLOSED and restart is not None and restart.restart_time_s:
             keep = {f for f, _ in restart.families} & set(self._negotiated.families)
         self._rib.peer_down(self.address, keep)
         self._stale_until = None

@@ -117,7 +117,11 @@ class Session:
         self._step(fsm.Event.MANUAL_STOP, now, error=error, reason=Reason.ADMIN)
 
     def dump(self, now: float) -> None:
-        """The other connection to this peer is kept (RFC 4271 §6.8)."""
+        """The other connection to this peer is kept (RFC 4271 §6.8).
+
+        What is not sent yet is void, the KEEPALIVE that answers an OPEN above all: with it the
+        other side would believe that this connection was chosen."""
+        self._out.clear()
         error = PeerError(Code.CEASE, Cease.CONNECTION_COLLISION_RESOLUTION)
         self._step(fsm.Event.OPEN_COLLISION, now, error=error, reason=Reason.COLLISION)
 
