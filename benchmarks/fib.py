@@ -41,7 +41,8 @@ class Fib:
         self.kernel = RealKernel(netns)
         self._socket = Socket(netns)
         self._triestat = Path(f"/proc/{pid}/net/fib_triestat")
-        self._gateways: dict[int, Address] = {}
+        self.known: dict[int, Address] = {}
+        """Next hop ids to gateways, as read last."""
         self._before = self.count()
         self._rng = random.Random(1)
 
@@ -91,12 +92,12 @@ class Fib:
     def learn(self) -> None:
         """Read which next hop is whose; `gateways` remembers it, as long as ids keep their hop."""
         hops, _ = self.kernel.nexthops()
-        self._gateways = {hop.id: hop.gateway for hop in hops if hop.gateway}
+        self.known = {hop.id: hop.gateway for hop in hops if hop.gateway}
 
     def gateways(self, ids: Collection[int]) -> dict[int, Address]:
-        if any(id_ not in self._gateways for id_ in ids):
+        if any(id_ not in self.known for id_ in ids):
             self.learn()
-        return {id_: self._gateways[id_] for id_ in ids if id_ in self._gateways}
+        return {id_: self.known[id_] for id_ in ids if id_ in self.known}
 
     def looks_complete(
         self, expected: Mapping[Address, Hops], among: list[Address], looks: int = LOOKED_UP
