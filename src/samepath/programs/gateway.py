@@ -25,7 +25,7 @@ from samepath.apply.groups import ResilientRoutes
 from samepath.apply.routes import PlainRoutes
 from samepath.apply.slots import Slots
 from samepath.bgp.rib import PathSet
-from samepath.bgp.transport import Speaker
+from samepath.bgp.transport import PeerStatus, Speaker
 from samepath.model.config import GatewayConfig
 from samepath.model.documents import DocumentError
 from samepath.model.net import Address, Family, Nlri, parse_address
@@ -81,6 +81,9 @@ class Gateway:
         self.plain = PlainRoutes(self.kernel, self.slots, metric=config.route_metric)
         self.plain_wanted: dict[tuple[Family, Nlri], Wanted] = {}
         self.sync = Sync(False, Why.WAITING_FOR_HOPS if self.adopted else Why.WAITING_FOR_PEERS)
+        self.deferred_since = self.started
+        self.cut_off = False
+        """From the time when all nodes were lost until enough of them are back."""
         self.findings: Sequence[settings.Finding] = ()
         self.config_error = ""
         self.hash_checked: dict[Family, str] = {}
@@ -189,7 +192,7 @@ class Gateway:
             until = min(self.services.next_look, self.plain.next_look, self.read_back_at)
             until = min(until, now + CONFIG_LOOK_S)
             if not self.sync.in_sync:
-                until = min(until, self.started + self.config.selection_deferral_s)
+                until = min(until, self.deferred_since + self.config.selection_deferral_s)
             try:
                 async with asyncio.timeout(max(0.0, until - now)):
                     await self.wake.wait()
@@ -211,8 +214,33 @@ class Gateway:
         await self._take_paths()
         if await self._steps(self.services.work()) + await self._steps(self.plain.work()):
             self.version += 1
+        if self.sync.in_sync and self._is_cut_off():
+            self._defer_again()
         self._check_hash()
         self._offer()
+
+    def _is_cut_off(self) -> bool:
+        """No node is heard and no service is left: whatever comes back comes one by one, as after
+        a start with an empty kernel."""
+        if not self.config.expected_peers or self._plain_only:
+            return False
+        if any(row.nlris for row in self.services.rows) or any(self.services.routed.values()):
+            return False
+        return not any(peer.is_established for peer in self._service_peers())
+
+    def _defer_again(self) -> None:
+        """A table made of the first node to return would be one that the other gateways do not
+        have, and the rest of its members could come to it only by moves."""
+        log.warning("cut off from all nodes: waiting for expected_peers before tables are made")
+        self.adopted, self.cut_off = set(), True
+        self.sync = Sync(False, Why.WAITING_FOR_PEERS)
+        self.services.in_sync = False
+        self.deferred_since = time.monotonic()
+
+    def _service_peers(self) -> list[PeerStatus]:
+        """The neighbours that may advertise services."""
+        names = {n.name for n in self.config.neighbors if n.import_.services}
+        return [peer for peer in self.speaker.peers() if peer.neighbor in names]
 
     async def _steps(self, work: Iterable[None]) -> int:
         """Run `work`, and let the event loop breathe. How many steps there were."""
@@ -288,28 +316,29 @@ class Gateway:
         return self.config.dataplane == "plain"
 
     def _look_whether_in_sync(self, now: float) -> None:
-        heard: set[Address] = set()
-        service_peers = 0
-        peers = {n.name: n for n in self.config.neighbors}
-        for peer in self.speaker.peers():
-            if peer.is_established and all(f.end_of_rib_received for f in peer.families.values()):
-                heard.add(peer.address)
-                neighbor = peers.get(peer.neighbor)
-                service_peers += bool(neighbor and neighbor.import_.services)
+        heard = {
+            peer.address
+            for peer in self.speaker.peers()
+            if peer.is_established and all(f.end_of_rib_received for f in peer.families.values())
+        }
+        service_peers = self._service_peers()
+        if self.cut_off and not any(p.is_established for p in service_peers):
+            self.deferred_since = now  # nobody yet who could be waited for
         for family in Family if self.adopted else ():
             for paths in {paths for _, paths in self.speaker.rib.items(family)}:
                 heard.update(p.attributes.next_hop for p in paths.paths if p.peer in heard)
         self.sync = decide(
             adopted=self.adopted,
             heard=heard,
-            peers_heard=service_peers,
+            peers_heard=sum(peer.address in heard for peer in service_peers),
             expected_peers=self.config.expected_peers,
-            since_start_s=now - self.started,
+            since_start_s=now - self.deferred_since,
             deferral_s=self.config.selection_deferral_s,
         )
         if self.sync.in_sync:
-            log.info("in sync after %.1f s: %s", now - self.started, self.sync.text)
+            log.info("in sync after %.1f s: %s", now - self.deferred_since, self.sync.text)
             self.services.in_sync = self.plain.in_sync = True
+            self.cut_off = False
             self.version += 1
 
     def _check_hash(self) -> None:
