@@ -108,7 +108,7 @@ def test_a_whole_path_breaks_nothing(path: Path) -> None:
     assert traffic.take().live == 0
 
 
-def test_a_cut_path_is_a_timeout_and_a_stall(path: Path) -> None:
+def test_a_cut_path_is_a_timeout(path: Path) -> None:
     path.serve("web-1")
     traffic = path.traffic(limit_s=1.0)
     traffic.open(10, TARGETS)
@@ -117,7 +117,7 @@ def test_a_cut_path_is_a_timeout_and_a_stall(path: Path) -> None:
     taken = traffic.take()
     assert {b.reason for b in taken.broken} == {"timeout"}
     assert len(taken.broken) == 10
-    assert taken.stall_s >= 1.0
+    assert taken.stall_s < 1.0, "a stall is of those that live on"
 
 
 def test_a_short_cut_is_a_stall_and_no_break(path: Path) -> None:

@@ -43,7 +43,7 @@ class Step(msgspec.Struct, kw_only=True):
     """Of these, silent until the step's end."""
     own_nodes: list[str] = []
     longest_stall_s: float = 0.0
-    """The longest time that any held connection waited for an answer."""
+    """The longest time that any connection which lived on waited for an answer."""
     new_connections: int = 0
     new_failed: int = 0
     shares_before: dict[str, float] = {}

@@ -280,8 +280,6 @@ class Client:
             job.failed.append(record)
         else:
             self.broken.append(record)
-            if connection.asked_at is not None:
-                self.stall_s = max(self.stall_s, now - connection.asked_at)
         self.forget(connection)
 
     def forget(self, connection: Connection) -> None:
