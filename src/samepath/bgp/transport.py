@@ -331,15 +331,23 @@ class Speaker:
             self._act(peer, *item)
             now = self._loop.time()
             if now >= until:
+                self._flush(peer)
                 return True
         has_more = self._write(peer, until)
+        self._flush(peer)
+        for session in peer.sessions:
+            link = self._links.get(session)
+            if link is not None:
+                link.resume_reading()
+        self._rearm(peer)
+        return has_more
+
+    def _flush(self, peer: Peer) -> None:
+        """KEEPALIVEs and the like, also while there is more to be read."""
         for session in peer.sessions:
             link = self._links.get(session)
             if link is not None:
                 link.write(session.data_to_send())
-                link.resume_reading()
-        self._rearm(peer)
-        return has_more
 
     def _write(self, peer: Peer, until: float) -> bool:
         while peer.has_output and self._may_write(peer):
