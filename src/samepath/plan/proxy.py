@@ -18,6 +18,8 @@ costs seconds to write at 1,000 services: docs/decisions/0007.)
 - A packet to a service address that none of this wants (another port, no endpoint) is rejected, be
   it for the node or to be forwarded; ping is answered. Packets that conntrack calls invalid (late
   or out of window) are dropped instead: a reset would end a living connection.
+- A packet may look into the first map before a change of the rules and into the second after it,
+  and find nothing. If its port is one that we serve it is dropped, and the next try finds its way.
 
 A TCP packet in the middle of a flow that conntrack does not know is looked up like a first packet
 (nf_conntrack_tcp_loose=1, the default); an endpoint that does not know the connection answers with
@@ -193,6 +195,8 @@ class _Builder:
         owners = _affinity(picked) if affinity else picked
         number = BY_CLIENT if affinity else str(len(picked))
         self._element(scope, key, f"goto {scope}_{protocol}_{number}")
+        if scope.startswith("outside"):
+            self._element(f"ports{scope[-1]}", key)
         for index, target in enumerate(owners):
             endpoint = f"{address_text(target.address)} . {target.port}"
             self._element(f"endpoints_{scope}", f"{key} . {index}", endpoint)

@@ -26,6 +26,8 @@ AFFINITY_SEED = 0x5350
 SETS: Mapping[str, str] = {
     "services4": "type ipv4_addr",
     "services6": "type ipv6_addr",
+    "ports4": "type ipv4_addr . inet_proto . inet_service",
+    "ports6": "type ipv6_addr . inet_proto . inet_service",
     "pods4": "type ipv4_addr",
     "pods6": "type ipv6_addr",
     "hairpin4": "type ipv4_addr . ipv4_addr",
@@ -58,6 +60,8 @@ BASE = """
   }
   chain unwanted {
     ct state vmap { established : accept, related : accept, invalid : drop }
+    ip daddr . meta l4proto . th dport @ports4 drop
+    ip6 daddr . meta l4proto . th dport @ports6 drop
     icmp type echo-request accept
     icmpv6 type echo-request accept
     meta l4proto { icmp, icmpv6 } drop
