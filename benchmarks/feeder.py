@@ -98,7 +98,7 @@ class State(enum.Enum):
 class Session:
     """One peer: what it will say, and how far its connection is."""
 
-    def __init__(self, address: Address, router: str, asn: int, octets: bytes) -> None:
+    def __init__(self, address: Address, router: tuple[str, int], asn: int, octets: bytes) -> None:
         self.source = address_text(address)
         self.address = address
         self.router = router
@@ -119,7 +119,7 @@ class Session:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind((self.source, 0))
         with contextlib.suppress(BlockingIOError):
-            sock.connect((self.router, PORT))
+            sock.connect(self.router)
         self.socket, self.state, self.inbox, self.why = sock, State.CONNECTING, b"", ""
         self.outbox = memoryview(open_message(self.asn, HOLD_S, self.address))
         return sock
@@ -238,7 +238,7 @@ class Feeder:
         session.due = time.monotonic() + RETRY_S
 
 
-def make_sessions(load: Load, router: str = ROUTER) -> list[Session]:
+def make_sessions(load: Load, router: tuple[str, int] = (ROUTER, PORT)) -> list[Session]:
     announced = load.announced()
     return [
         Session(load.peer(i), router, PEER_AS, updates(PEER_AS, load.peer(i), announced[i]))

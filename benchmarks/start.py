@@ -27,6 +27,7 @@ from samepath.model.ours import PROTOCOL
 from samepath.programs.control import NotRunningError, ask
 
 SERVICES = Load(peers=64, prefixes=1_000, sets=200)
+RUNS = 3
 LIMIT_S = 60.0
 ASK_EVERY_S = 0.010
 
@@ -69,11 +70,16 @@ def owners(fib: Fib) -> dict[int, list[int]]:
     return {g.id: fib.kernel.bucket_state(g.id).ids for g in groups if g.resilient}
 
 
-def in_sync(run_dir: str) -> bool:
+def is_settled(run_dir: str) -> bool:
     try:
         return bool(ask(run_dir, "gateway", "status")["settled"])
     except NotRunningError:
         return False
+
+
+def times_in_sync(stage: Stage) -> int:
+    """Told by the log: asking for the whole status would be work for the gateway."""
+    return (stage.folder / "gateway.log").read_text().count(": in sync after ")
 
 
 def first_start(stage: Stage, running: Router, fib: Fib) -> dict[str, float]:
@@ -100,7 +106,7 @@ def first_start(stage: Stage, running: Router, fib: Fib) -> dict[str, float]:
 
 def restart(stage: Stage, running: Router, fib: Fib) -> dict[str, float]:
     run_dir = str(stage.folder / "run")
-    wait(lambda: in_sync(run_dir), LIMIT_S, "the gateway to settle", 0.2)
+    wait(lambda: is_settled(run_dir), LIMIT_S, "the gateway to settle", 0.2)
     before = owners(fib)
     process = running.daemons["gateway"]
     process.send_signal(signal.SIGKILL)
@@ -112,8 +118,10 @@ def restart(stage: Stage, running: Router, fib: Fib) -> dict[str, float]:
     wait(path.exists, LIMIT_S, "the gateway to adopt the kernel's state", 0.005)
     adopted_s = time.monotonic() - began
     with Pulse(path) as pulse:
-        wait(lambda: in_sync(run_dir), LIMIT_S, "the gateway to be in sync again", 0.1)
+        wait(lambda: times_in_sync(stage) == 2, LIMIT_S, "the gateway to be in sync again", 0.02)
         in_sync_s = time.monotonic() - began
+        time.sleep(0.5)
+    wait(lambda: is_settled(run_dir), LIMIT_S, "the gateway to settle again", 0.2)
     after = owners(fib)
     moved = sum(
         a != b
@@ -122,7 +130,7 @@ def restart(stage: Stage, running: Router, fib: Fib) -> dict[str, float]:
     )
     missing = len(fib.missing(SERVICES.expected()))
     print(
-        f"restart after kill -9: adopted after {adopted_s:.2f} s, in sync and settled after "
+        f"restart after kill -9: adopted after {adopted_s:.2f} s, in sync after "
         f"{in_sync_s:.2f} s, {moved} of {sum(map(len, before.values()))} buckets moved, "
         f"{missing} routes missing",
         flush=True,
@@ -139,19 +147,24 @@ def restart(stage: Stage, running: Router, fib: Fib) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    figures: dict[str, float | str] = {"benchmark": "start"}
-    with signals_as_exit(), Stage("start") as stage:
+def run() -> dict[str, float]:
+    with Stage("start") as stage:
         stage.cable_to_feeder(SERVICES)
         running = ROUTERS["samepath"](stage, SERVICES)
         stage.feed(SERVICES).established(LIMIT_S)
         fib = Fib(stage.host("router").path, running.pids[0])
         try:
-            figures |= first_start(stage, running, fib)
-            figures |= restart(stage, running, fib)
+            return first_start(stage, running, fib) | restart(stage, running, fib)
         finally:
             fib.close()
-    print(json.dumps(figures))
+
+
+def main() -> None:
+    """Medians of some runs: a neighbour on the machine may hold up any one of them."""
+    with signals_as_exit():
+        runs = [run() for _ in range(RUNS)]
+    medians = {name: statistics.median(r[name] for r in runs) for name in runs[0]}
+    print(json.dumps({"benchmark": "start", "runs": RUNS, **medians}))
 
 
 if __name__ == "__main__":
