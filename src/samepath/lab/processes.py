@@ -115,7 +115,7 @@ def wait_gone(pid: int, limit_s: float) -> bool:
         os.close(descriptor)
 
 
-def kill_all(lab: str, limit_s: float = 15) -> int:
+def kill_all(lab: str, limit_s: float = 60) -> int:
     """Kill every process of a lab and wait for their end. How many. Raises TimeoutError."""
     killed = set()
     deadline = time.monotonic() + limit_s

@@ -375,7 +375,10 @@ def down(name: str) -> Removed:
     """Remove everything of the lab `name`; it may be whole, half built, or not there at all."""
     need_root()
     _checked(name)
-    killed = processes.kill_all(name)
+    try:
+        killed = processes.kill_all(name)
+    except TimeoutError as error:
+        raise LabError(f"{error}; try `samepath lab down` again in a while") from None
     namespaces = namespaces_of(name)
     for namespace in namespaces:
         ip("netns", "del", namespace)
