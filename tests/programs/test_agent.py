@@ -235,7 +235,7 @@ def put(path: Path, *documents: Any) -> None:
     other.rename(path)
 
 
-def until(condition: Callable[[], Any], limit_s: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
     end = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < end, "not in time"
