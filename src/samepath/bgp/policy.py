@@ -31,8 +31,8 @@ from samepath.model.net import (
 PeerKey = Address
 """A peer is known by its address."""
 
-KINDS_KEPT = 200_000
-"""Prefixes per rule and family whose kind is remembered; then the memory starts afresh."""
+KINDS_KEPT = 100_000
+"""Heads of prefixes per rule and family whose kind is remembered; then the memory starts afresh."""
 
 
 class Reason(enum.Enum):
@@ -98,7 +98,9 @@ class ImportRule:
                 lists[family].setdefault(nlri[0], {}).setdefault(value, kind)
         # Longest first, so that the first match is the one that counts.
         self._lists = {f: sorted(by.items(), reverse=True) for f, by in lists.items()}
-        self._known: dict[Family, dict[Nlri, Kind | None]] = {f: {} for f in Family}
+        # The length octet, and as many as the longest rule looks at, decide what a prefix is.
+        self._head = {f: 1 + (max(lists[f], default=0) + 7) // 8 for f in Family}
+        self._known: dict[Family, dict[bytes, Kind | None]] = {f: {} for f in Family}
 
     def kind(self, family: Family, nlri: Nlri) -> Kind | None:
         """What the prefix is to us; None: it may not be advertised to us."""
@@ -116,21 +118,23 @@ class ImportRule:
         self, family: Family, nlris: Sequence[Nlri]
     ) -> list[tuple[Kind | None, Sequence[Nlri]]]:
         """The block, parted by kind. A block of one kind, the rule, is handed back as it is."""
-        known = self._known[family]
-        unknown: Sequence[Nlri] = [nlri for nlri in nlris if nlri not in known]
-        if unknown:
-            if len(known) + len(unknown) > KINDS_KEPT:
-                known.clear()
-                unknown = nlris
-            for nlri in unknown:
-                known[nlri] = self._match(family, nlri)
-        kinds = list(map(known.get, nlris))
-        if len(set(kinds)) == 1:
-            return [(kinds[0], nlris)]
+        size = self._head[family]
+        heads = [nlri[:size] for nlri in nlris]
+        kinds = {head: self._kind_of(family, head) for head in set(heads)}
+        if len(set(kinds.values())) == 1:
+            return [(kinds[heads[0]], nlris)]
         parts: dict[Kind | None, list[Nlri]] = {}
-        for kind, nlri in zip(kinds, nlris, strict=True):
-            parts.setdefault(kind, []).append(nlri)
+        for head, nlri in zip(heads, nlris, strict=True):
+            parts.setdefault(kinds[head], []).append(nlri)
         return list(parts.items())
+
+    def _kind_of(self, family: Family, head: bytes) -> Kind | None:
+        known = self._known[family]
+        if head not in known:
+            if len(known) >= KINDS_KEPT:
+                known.clear()
+            known[head] = self._match(family, head)
+        return known[head]
 
 
 def kind(rules: Import, family: Family, nlri: Nlri) -> Kind | None:
