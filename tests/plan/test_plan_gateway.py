@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samepath.bgp.adjout import Routes
 from samepath.bgp.attributes import (
     GRACEFUL_SHUTDOWN,
     Origin,
@@ -18,7 +19,7 @@ from samepath.hashing.table import Member
 from samepath.model.config import Import, Neighbor
 from samepath.model.net import Address, Family, Nlri, parse_address, parse_prefix
 from samepath.plan.gateway import Hop, wanted
-from samepath.plan.onward import DEFAULT_NLRI, Snapshot, advertisements
+from samepath.plan.onward import DEFAULT_NLRI, Offers, Snapshot
 from samepath.plan.sync import Why, decide
 
 A, B, C = (parse_address(f"10.0.0.{n}") for n in (1, 2, 3))
@@ -128,6 +129,16 @@ def snapshot(services: tuple[Nlri, ...] = (), ways_out: tuple[Family, ...] = ())
 def neighbor(*export: str, **more: object) -> Neighbor:
     settings = {"range": "10.0.0.0/24", "remote_as": 64512} | more
     return Neighbor(export=list(export), import_=Import(), **settings)  # type: ignore[arg-type]
+
+
+def advertisements(neighbor: Neighbor, snapshot: Snapshot) -> Routes:
+    steps = Offers().steps([neighbor], snapshot)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            routes: Routes = done.value[neighbor.name]
+            return routes
 
 
 def test_services_go_upstream_through_us_without_draining_or_weight() -> None:

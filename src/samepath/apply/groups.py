@@ -2,55 +2,47 @@
 
 `programs.gateway` says what each prefix wants (`want`), and runs `work()`, a generator that does
 one small piece between two yields, so that the event loop is never held up. Each pass: prefixes are
-put to groups, groups take their next step (replicas first, then the group in place), routes are
-written in batches, and what nothing uses any more is removed in reverse order.
+put to groups, groups take their next step (`apply.tables`: replicas first, then the group in
+place), routes are written in batches (`apply.service_routes`), and what nothing uses any more is
+removed in reverse order. `want`, `links_changed` and `configure` only mark, and may be called
+between two pieces.
 
 Prefixes share a group only while both their present owners and their target are identical
 (DESIGN §5). A prefix whose target changes alone first gets a group that copies its present owners,
 so that no flow of it moves; when its moves are done, it joins a group with the same target.
 
-Nothing is deleted before `in_sync`. Failures stay on their row, dirty, and are tried again.
-What is not done: choosing owners (`hashing`), plain routes (`apply.routes`).
+Nothing is written or deleted before `in_sync`. Failures stay on their row and are tried again.
+What is not done: choosing owners (`hashing`), plain routes (`apply.routes`), reading the kernel
+back (`apply.readback`; `mend` takes the differences).
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
-from samepath.apply.replicas import Replicas, assign
-from samepath.apply.row import Row
+from samepath.apply.adoption import adopt
+from samepath.apply.counters import Counters
+from samepath.apply.readback import Difference, Expected
+from samepath.apply.replicas import is_service_replica
+from samepath.apply.row import Idle, Row
 from samepath.apply.rows import Rows
+from samepath.apply.service_routes import ServiceRoutes
 from samepath.apply.slots import Slots
+from samepath.apply.tables import Outcome, Tables
 from samepath.hashing.step import Step
-from samepath.hashing.table import from_owners
 from samepath.model.net import Address, Family, Nlri
-from samepath.model.ours import GROUP_BASE, PLAIN_GROUP_BASE, slot_of
+from samepath.model.ours import slot_of
 from samepath.netlink.kernel import Kernel
-from samepath.netlink.objects import Group, NextHop, Route
-from samepath.netlink.ops import (
-    DeleteNextHop,
-    DeleteRoutes,
-    Op,
-    PutGroup,
-    PutNextHop,
-    PutRoutes,
-)
+from samepath.netlink.objects import Group, NextHop
+from samepath.netlink.socket import NetlinkError
 from samepath.plan.gateway import Target
 
-ROUTES_A_STEP = 4096
-"""About 15 ms of work."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Buckets moved since the program began, by why they could."""
-
-    departed: int = 0
-    idle: int = 0
-    deadline: int = 0
+PIECE = 4096
+"""Prefixes that are put to another group in one step: some 5 ms."""
+RETRY_S = 1.0
+"""A deletion that the kernel refused is tried again after so long."""
 
 
 class ResilientRoutes:
@@ -67,48 +59,43 @@ class ResilientRoutes:
         move_deadline_s: float | None,
         connected: Callable[[Address], int | None],
         clock: Callable[[], float],
+        why_not: Callable[[Address], str] = lambda address: "",
     ) -> None:
+        """`connected`: the link that a next hop is on; `why_not`: for people, if on none."""
         self.kernel = kernel
-        self.slots = slots
         self.buckets = buckets
-        self.metric = metric
         self.idle_timer_s = idle_timer_s
         self.move_deadline_s = move_deadline_s
-        self.connected = connected
         self.clock = clock
         self.in_sync = False
         self.moved = Counters()
         self.rows = Rows()
-        self.routed: dict[Family, set[Nlri]] = {f: set() for f in Family}
-        """Prefixes whose route stands in the kernel: what may be advertised onward."""
+        self.tables = Tables(kernel, slots, connected=connected, why_not=why_not)
+        self.routes = ServiceRoutes(kernel, metric)
         self.orphans: dict[Family, set[Nlri]] = {f: set() for f in Family}
         """Adopted prefixes that nobody has asked for yet; deleted once in sync."""
-        self._replicas = Replicas()
-        self._changed: dict[tuple[Family, Nlri], Target | None] = {}
-        self._doomed: dict[Family, set[Nlri]] = {f: set() for f in Family}
-        self._empty: list[int] = []
-        """Groups without prefixes, to be deleted after the routes that left them."""
-        self.errors: dict[tuple[Family, Nlri], str] = {}
-        """Routes that the kernel refused."""
+        self._changed: dict[Family, dict[Nlri, Target | None]] = {f: {} for f in Family}
+        self._in_hand: Row | None = None
+        """The row whose step is being made."""
+        self._retry_at = math.inf
 
     # what is wanted
 
     def want(self, family: Family, nlris: Iterable[Nlri], target: Target | None) -> None:
         """From now on these prefixes have this target; None: they are gone."""
-        changed, orphans = self._changed, self.orphans[family]
+        changed, orphans = self._changed[family], self.orphans[family]
         if target is None:
             held = self.rows.of[family]
-            nlris = [n for n in nlris if n in held or (family, n) in changed]
-        for nlri in nlris:
-            changed[family, nlri] = target
+            nlris = [n for n in nlris if n in held or n in changed]
+        changed.update(dict.fromkeys(nlris, target))
         if orphans:
             orphans.difference_update(nlris)
 
     def links_changed(self) -> None:
         """Next hops may resolve otherwise: look at every row."""
+        self.tables.refused.clear()
         for row in self.rows:
-            row.dirty = True
-            row.look_at = -math.inf
+            row.touch()
 
     def configure(
         self, *, buckets: int, idle_timer_s: float, move_deadline_s: float | None
@@ -117,71 +104,102 @@ class ResilientRoutes:
         self.idle_timer_s, self.move_deadline_s = idle_timer_s, move_deadline_s
         for row in self.rows:
             if row.waiting or buckets != self.buckets:
-                row.look_at = -math.inf
+                row.touch()
         self.buckets = buckets
 
     # what is there
+
+    @property
+    def routed(self) -> Mapping[Family, Mapping[Nlri, int]]:
+        """Prefixes whose route stands in the kernel, with its group: what may be advertised."""
+        return self.routes.stands
+
+    @property
+    def is_busy(self) -> bool:
+        """Something is still to be written: more than moves that wait for their buckets."""
+        return (
+            any(self._changed.values())
+            or any(self.orphans.values())
+            or self._in_hand is not None
+            or any(r.dirty or r.error or r.unrouted or not r.in_kernel for r in self.rows)
+            or not self.routes.is_done
+            or bool(self.rows.left_over)
+        )
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether any service is wanted or routed."""
+        return any(self.rows.of.values()) or any(self.routed.values())
+
+    def used_slots(self) -> set[int]:
+        """Slots that must keep their meaning."""
+        return self.tables.used_slots(self.rows)
 
     def adopt(
         self,
         nexthops: Iterable[NextHop],
         groups: Iterable[Group],
-        routes: Mapping[Family, Sequence[Route]],
+        routes: Mapping[Family, Mapping[tuple[Nlri, int], int]],
     ) -> list[str]:
         """Take over what an earlier process of ours left; returns what could not be adopted, in
-        words. Every adopted group starts dirty only when its target turns out to be another."""
-        hops = {n.id: n for n in nexthops}
-        self._replicas.adopt(hops.values())
-        problems = []
-        for group in groups:
-            if not (group.resilient and GROUP_BASE <= group.id < PLAIN_GROUP_BASE):
-                continue
-            ids = self.kernel.bucket_state(group.id).ids
-            owners = [hops[i].gateway if i in hops else None for i in ids]
-            known = [owner for owner in owners if owner is not None]
-            if len(known) != len(ids):
-                problems.append(f"group {group.id:#x} names next hops that are not there")
-                continue
-            row = Row(group.id, Family.IPV4, Target(()), dirty=False, in_kernel=True)
-            row.present = from_owners(known)
-            row.names(ids)
-            self.rows.add(row)
-        for family, known_routes in routes.items():
-            for route in known_routes:
-                adopted = self.rows.by_id.get(route.nexthop_id or 0)
-                if adopted is not None and route.metric == self.metric:
-                    adopted.family = family
-                    adopted.nlris.add(route.nlri)
-                    self.rows.of[family][route.nlri] = adopted
-                    self.routed[family].add(route.nlri)
-                    self.orphans[family].add(route.nlri)
-        self._empty += [row.id for row in self.rows if not row.nlris]
+        words. `routes`: (prefix, metric) -> next hop id. A row starts dirty only when its target
+        turns out to be another."""
+        hops = list(nexthops)
+        self.tables.replicas.adopt(hops)
+        problems = adopt(self.kernel, self.rows, self.routes, hops, groups, routes)
+        for family in Family:
+            self.orphans[family] = set(self.rows.of[family])
         return problems
 
-    def adopted_hops(self) -> set[Address]:
-        """The next hops that adopted groups name."""
-        tables = (row.present for row in self.rows if row.nlris)
-        return {member for table in tables if table is not None for member in table.members}
+    def expected(self) -> Expected:
+        """What the kernel should hold, as a snapshot for `readback.compare`."""
+        replicas, slots = self.tables.replicas, self.tables.slots
+        return Expected(
+            groups={row.id: row.entries for row in self.rows if row.in_kernel},
+            left_over=set(self.rows.left_over),
+            replicas=replicas.ids(),
+            ways={slot: way for slot in replicas.slots if (way := slots.way(slot)) is not None},
+            routes={family: dict(routes) for family, routes in self.routed.items()},
+            metric=self.routes.metric,
+        )
 
-    def forgotten(self, group_ids: set[int], nexthop_ids: set[int],
-                  routes: Mapping[Family, set[Nlri]]) -> bool:  # fmt: skip
-        """Compare with what a fresh read of the kernel holds, and mark what it lost. The owners
-        that a lost group had are remembered: it is made again as it was."""
-        lost = False
-        made = {i for i in self._replicas.ids() if i not in nexthop_ids}
-        self._replicas.gone(made)
+    def mend(self, difference: Difference) -> None:
+        """Mark what the kernel lost and what others changed: the next pass makes it as it was."""
+        self.tables.doubtful = False
+        self.tables.tidy(difference.stray_replicas)
+        self.tables.replicas.gone(difference.replicas)
         for row in self.rows:
-            if not row.in_kernel:
-                continue
-            if row.id not in group_ids or (made and not made.isdisjoint(row.entries)):
-                row.in_kernel, row.dirty, row.look_at = False, True, -math.inf
-                missing = set(row.nlris)
-            else:
-                missing = row.nlris & self.routed[row.family] - routes[row.family]
-            row.unrouted |= missing
-            self.routed[row.family] -= missing
-            lost = lost or bool(missing)
-        return lost
+            if row.id in difference.lost:
+                row.in_kernel, row.entries, row.slots = False, (), frozenset()
+                row.unrouted |= row.nlris
+                row.touch()
+            elif row.id in difference.changed:
+                self._take_back(row, difference.changed[row.id])
+            elif difference.replicas and not difference.replicas.isdisjoint(row.entries):
+                row.touch()
+        for family, lost in difference.routes.items():
+            for nlri in lost:
+                its_row = self.rows.of[family].get(nlri)
+                if its_row is not None:
+                    its_row.unrouted.add(nlri)
+                    its_row.routes_failures, its_row.routes_at = 0, -math.inf
+            self.routes.lost(family, lost)
+        for number in difference.stray_groups - self.rows.by_id.keys():
+            self.rows.left_over[number] = frozenset()
+        for family, strays in difference.stray_routes.items():
+            for nlri, group in strays.items():
+                self.routes.adopt(family, nlri, self.routes.metric, group)
+                if nlri not in self.rows.of[family]:
+                    self.routes.doom(family, [nlri])
+
+    def _take_back(self, row: Row, ids: list[int]) -> None:
+        """Somebody changed the group: the row's next write goes from what is there."""
+        if row.present is not None and len(ids) == row.present.buckets:
+            row.entries = [i if is_service_replica(i) else 0 for i in ids]
+            row.slots |= {slot_of(i) for i in row.entries if i}
+        else:
+            self.rows.abandon(row)
+        row.touch()
 
     # the work
 
@@ -190,9 +208,9 @@ class ResilientRoutes:
         """When `work` has something to do by itself."""
         if not self.in_sync:
             return math.inf
-        if self._changed:
+        if any(self._changed.values()) or any(self.orphans.values()):
             return -math.inf
-        return min((row.look_at for row in self.rows), default=math.inf)
+        return min(self._retry_at, *(row.next_look for row in self.rows), math.inf)
 
     def work(self) -> Iterator[None]:
         """One pass, in small steps. Errors are left on the rows."""
@@ -205,206 +223,188 @@ class ResilientRoutes:
         for row in self.rows:
             now = self.clock()
             if row.nlris and row.due(now):
-                self._advance(row, now)
+                yield from self._advance(row, now)
                 yield
         yield from self._merge()
-        yield from self._route()
+        for row in self.rows:
+            if row.in_kernel and row.unrouted and row.routes_at <= self.clock():
+                good = yield from self.routes.put(row)
+                if not good:
+                    row.routes_failed(self.clock())
         yield from self._remove()
 
+    def _remove(self) -> Iterator[None]:
+        if self._retry_at > self.clock() and self._retry_at != math.inf:
+            return
+        good = yield from self.routes.delete(self.rows.of)
+        for row in self.rows:
+            if not row.nlris and not self.routes.uses[row.id]:
+                self.rows.remove(row)
+        free = [n for n in self.rows.left_over if not self.routes.uses[n]]
+        good &= yield from self.tables.remove(self.rows, free)
+        self._retry_at = math.inf if good else self.clock() + RETRY_S
+
+    # prefixes to groups
+
     def _regroup(self) -> Iterator[None]:
-        """Put prefixes whose target changed to rows."""
-        changed, self._changed = self._changed, {}
-        parts: dict[tuple[Family, Row | None, Target | None], list[Nlri]] = defaultdict(list)
-        for (family, nlri), target in changed.items():
-            parts[family, self.rows.of[family].get(nlri), target].append(nlri)
-        for (family, row, target), nlris in parts.items():
-            if target is None:
-                if row is not None:
-                    self.rows.leave(row, nlris)
-                    self._doomed[family].update(nlris)
-            elif row is None:
-                self._doomed[family].difference_update(nlris)
-                self.rows.enter(self.rows.home(family, target), nlris)
-            elif row.target == target:
-                continue
-            elif len(nlris) == len(row.nlris):
-                row.retarget(target)
-            else:
-                self._split(row, target, nlris)
+        """Put prefixes whose target changed to rows: first those that go, so that a row whose
+        others go is not split."""
+        for family in Family:
+            changed, rows = self._changed[family], self.rows.of[family]
+            by_object: dict[tuple[int, int], list[Nlri]] = defaultdict(list)
+            for count, nlri in enumerate(list(changed), 1):
+                by_object[id(rows.get(nlri)), id(changed[nlri])].append(nlri)
+                if count % PIECE == 0:
+                    yield
+            parts: dict[tuple[Row | None, Target | None], list[Nlri]] = defaultdict(list)
+            for nlris in by_object.values():
+                parts[rows.get(nlris[0]), changed[nlris[0]]] += nlris
+            for (row, target), nlris in sorted(parts.items(), key=_has_target):
+                yield from self._regroup_part(family, row, target, nlris)
+
+    def _regroup_part(
+        self, family: Family, row: Row | None, target: Target | None, nlris: list[Nlri]
+    ) -> Iterator[None]:
+        changed = self._changed[family]
+        nlris = [n for n in nlris if changed.get(n, self) == target]  # still
+        if not nlris:
+            return
+        if row is None or target is None or row.target == target:
+            home = self.rows.home(family, target) if row is None and target is not None else None
+            for piece in self._pieces(family, target, nlris):
+                if home is not None:
+                    self.routes.keep(family, piece)
+                    self.rows.enter(home, piece)
+                elif row is not None and target is None:
+                    self.rows.leave(row, piece)
+                    self.routes.doom(family, piece)
+                yield
+        elif len(nlris) < len(row.nlris):
+            yield from self._split(row, target, nlris)
+        else:
+            self.rows.retarget(row, target)
+            for nlri in nlris:
+                del changed[nlri]
             yield
 
-    def _split(self, row: Row, target: Target, nlris: list[Nlri]) -> None:
+    def _pieces(
+        self, family: Family, target: Target | None, nlris: list[Nlri]
+    ) -> Iterator[list[Nlri]]:
+        """In pieces, taken from what is to be done, those for which `target` is still wanted."""
+        changed = self._changed[family]
+        for start in range(0, len(nlris), PIECE):
+            piece = [n for n in nlris[start : start + PIECE] if changed.get(n, self) == target]
+            for nlri in piece:
+                del changed[nlri]
+            yield piece
+
+    def _split(self, row: Row, target: Target, nlris: list[Nlri]) -> Iterator[None]:
         """Some prefixes of a row get a target of their own: a copy of the present owners, one step
         on, or a row that is just there already."""
         now = self.clock()
-        idle = _Idle(self.kernel, row)
-        copy = Row(0, row.family, target, present=row.present)
+        idle = Idle(self.kernel, row)
+        copy = Row(0, row.family, target, present=row.present, entries=row.entries)
+        copy.waiting_since = dict(row.waiting_since)
         step = self._plan(copy, idle, now)
-        self.rows.leave(row, nlris)
         twin = self.rows.twin(row.family, target, step.owners) if step is not None else None
-        if twin is not None:
-            self.rows.enter(twin, nlris)
-            return
-        made = self.rows.new(row.family, target)
-        made.present = copy.present
-        made.names(row.entries)
-        self.rows.enter(made, nlris)
-        if step is not None:
-            self._write(made, step, idle, now)
+        made = twin or self.rows.new(row.family, target)
+        if twin is None:
+            made.present, made.waiting_since = copy.present, copy.waiting_since
+        for piece in self._pieces(row.family, target, nlris):
+            self.rows.leave(row, piece)
+            self.rows.enter(made, piece)
+            yield
+        if twin is None and step is not None:
+            # At once, for the idle times are those of the old group: a new one has none.
+            made.dirty = False
+            outcome = yield from self._write(made, step, idle, now)
+            made.dirty |= outcome is Outcome.PLAN_AGAIN
 
-    def _plan(self, row: Row, idle: _Idle, now: float) -> Step | None:
+    def _merge(self) -> Iterator[None]:
+        """Settled groups of one target become one."""
+        for row in self.rows:
+            home = self.rows.settled_home(row) if row.settled and row.nlris else row
+            nlris = list(row.nlris) if home is not row else []
+            for start in range(0, len(nlris), PIECE):
+                piece = nlris[start : start + PIECE]
+                self.rows.leave(row, piece)
+                self.rows.enter(home, piece)
+                yield
+
+    # a group's next step
+
+    def _plan(self, row: Row, idle: Idle, now: float) -> Step | None:
         return row.plan(
             buckets=self.buckets,
-            usable=lambda address: self.connected(address) is not None,
+            usable=lambda address: self.tables.usable(address, now),
             idle_s=idle,
             idle_timer_s=self.idle_timer_s,
             deadline_s=self.move_deadline_s,
             now=now,
         )
 
-    def _advance(self, row: Row, now: float) -> None:
-        idle = _Idle(self.kernel, row)
-        step = self._plan(row, idle, now)
-        if step is not None:
-            self._write(row, step, idle, now)
-            return
-        # Nothing to forward to: upstream must not send it here. The owners are remembered.
-        gone = row.nlris & self.routed[row.family]
-        self._doomed[row.family] |= gone
-        row.unrouted |= gone
-        if row.in_kernel:
-            self._empty.append(row.id)
-        row.in_kernel, row.waiting = False, ()
-        row.failed("no next hop is on a connected network whose link is up", now)
+    def _advance(self, row: Row, now: float) -> Iterator[None]:
+        self._in_hand = row
+        # What comes from now on makes it dirty again.
+        row.dirty, row.look_at, row.error = False, math.inf, ""
+        outcome = Outcome.PLAN_AGAIN
+        try:
+            while outcome is Outcome.PLAN_AGAIN:
+                idle = Idle(self.kernel, row)
+                step = self._plan(row, idle, now)
+                if step is None:
+                    self._shut(row, now)
+                    break
+                outcome = yield from self._write(row, step, idle, now)
+            if not row.error:
+                self._say_refused(row, now)
+        except NetlinkError as error:
+            row.failed(f"its buckets could not be read: {error}", now)
+        self._in_hand = None
 
-    def _write(self, row: Row, step: Step, idle: _Idle, now: float) -> None:
+    def _write(
+        self, row: Row, step: Step, idle: Idle, now: float
+    ) -> Generator[None, None, Outcome]:
         """Bring the kernel's group to `step.owners`."""
         if row.present is not None and row.present.buckets != step.owners.buckets:
             # Another number of buckets is another group: the kernel cannot change it in place.
-            self._empty.append(row.id)
-            self.rows.renumber(row)
-            row.in_kernel, row.present = False, None
-            row.names(())
-        hops = {}
-        slots = []
-        for member in step.owners.members:
-            interface = self.connected(member)
-            assert interface is not None, "a step gives no bucket to a next hop that is unusable"
-            slot = self.slots.slot(member, interface)
-            hops[slot] = (member, interface)
-            slots.append(slot)
-        by_bucket = [slots[i] for i in step.owners.owners.tolist()]
-        entries = assign(by_bucket, row.entries if row.in_kernel else None)
-        if not row.in_kernel or list(row.entries) != entries:
-            missing = self._replicas.missing(entries, hops)
-            # The kernel lists a group's buckets from its last entry to its first (KERNEL.md §2).
-            # Its own idle timer is 0 so that the buckets of a new group count as used just now.
-            group = Group(row.id, tuple(reversed(entries)), resilient=True, buckets=len(entries))
-            ops: list[Op] = [*(PutNextHop(n) for n in missing), PutGroup(group)]
-            errors = [error for error in self.kernel.apply(ops) if error is not None]
-            if errors:
-                self._replicas.adopt(self.kernel.nexthops()[0])
-                row.failed(errors[0].text, now)
-                return
-            self._replicas.made(missing)
-            self._count(step, row, idle)
-        row.names(entries)
+            self.rows.abandon(row)
+            row.present = None
+        outcome = yield from self.tables.write(row, step.owners, now)
+        if outcome is Outcome.FAILED and not row.in_kernel:
+            self.rows.abandon(row)  # whoever has that id may keep it
+        if outcome not in (Outcome.WRITTEN, Outcome.SAME):
+            return outcome
+        if outcome is Outcome.WRITTEN:
+            living = {h.address for h in row.target.hops if self.tables.connected(h.address)}
+            self.moved.count(step, living, idle.read, self.idle_timer_s)
         if not row.in_kernel:
             row.in_kernel = True
             row.unrouted |= row.nlris
-        row.succeeded()
+        row.failures = 0
+        look_at = row.look_at
         row.stepped(step, idle.read, now, self.idle_timer_s, self.move_deadline_s)
-        if any(slot_of(e) != s for e, s in zip(entries, by_bucket, strict=True)):
-            ways = [self.slots.way(slot_of(entry)) for entry in entries]
-            row.present = from_owners([way[0] for way in ways if way is not None])
-            row.dirty, row.look_at = True, now  # the rest moves in the next step
+        row.look_at = min(row.look_at, look_at)
+        return outcome
 
-    def _count(self, step: Step, row: Row, idle: _Idle) -> None:
-        living = {hop.address for hop in row.target.hops if self.connected(hop.address)}
-        for move in step.moved:
-            if move.old not in living:
-                self.moved.departed += 1
-            elif idle.read is not None and idle.read[move.bucket] >= self.idle_timer_s:
-                self.moved.idle += 1
-            else:
-                self.moved.deadline += 1
+    def _say_refused(self, row: Row, now: float) -> None:
+        """The row stands without the next hops that the kernel refuses; they are tried again."""
+        refused = self.tables.refused
+        ways = [(h.address, self.tables.connected(h.address) or 0) for h in row.target.hops]
+        for way in ways:
+            if refused.is_refused(way, now):
+                row.error = f"{row.error}; {refused.why(way)}".removeprefix("; ")
+                row.look_at = min(row.look_at, refused.until(way))
 
-    def _merge(self) -> Iterator[None]:
-        """Settled groups of one target become one."""
-        for row in self.rows:
-            if not (row.settled and row.nlris):
-                continue
-            home = self.rows.settled_home(row)
-            if home is not row:
-                nlris = list(row.nlris)
-                self.rows.leave(row, nlris)
-                self.rows.enter(home, nlris)
-                yield
-
-    def _route(self) -> Iterator[None]:
-        for row in self.rows:
-            if not (row.in_kernel and row.unrouted):
-                continue
-            nlris = list(row.unrouted)
-            for start in range(0, len(nlris), ROUTES_A_STEP):
-                part = nlris[start : start + ROUTES_A_STEP]
-                error = self.kernel.apply([PutRoutes(row.family, part, row.id, self.metric)])[0]
-                failed = dict(error.failed) if error is not None else {}
-                if error is not None and not failed:
-                    failed = dict.fromkeys(part, error.text)
-                done = [n for n in part if n not in failed] if failed else part
-                row.unrouted.difference_update(done)
-                self.routed[row.family].update(done)
-                self._doomed[row.family].difference_update(done)
-                for nlri in part:
-                    self.errors.pop((row.family, nlri), None)
-                self.errors.update({(row.family, n): text for n, text in failed.items()})
-                yield
-            if row.unrouted:
-                row.failed(f"{len(row.unrouted)} routes were refused", self.clock())
-
-    def _remove(self) -> Iterator[None]:
-        for family, doomed in self._doomed.items():
-            nlris = list(doomed)
-            for start in range(0, len(nlris), ROUTES_A_STEP):
-                part = nlris[start : start + ROUTES_A_STEP]
-                error = self.kernel.apply([DeleteRoutes(family, part, self.metric)])[0]
-                failed = set(error.failed or part) if error is not None else set()
-                doomed.difference_update(n for n in part if n not in failed)
-                self.routed[family].difference_update(n for n in part if n not in failed)
-                yield
-        self._empty += [row.id for row in self.rows if not row.nlris]
-        empty, self._empty = self._empty, []
-        for number in dict.fromkeys(empty):
-            row = self.rows.by_id.get(number)
-            if row is not None and (row.nlris and row.in_kernel):
-                continue
-            error = self.kernel.apply([DeleteNextHop(number)])[0]
-            if error is not None:
-                self._empty.append(number)
-            elif row is not None and not row.nlris:
-                self.rows.remove(row)
-            yield
-        yield from self._trim()
-
-    def _trim(self) -> Iterator[None]:
-        """Remove the replicas of next hops that nothing names any more."""
-        used = set().union(*(row.slots for row in self.rows))
-        unused = self._replicas.unused(used)
-        if unused:
-            self.kernel.apply([DeleteNextHop(i) for i in unused])
-            self._replicas.gone(unused)
-            yield
+    def _shut(self, row: Row, now: float) -> None:
+        """Nothing to forward to: upstream must not send it here. The owners are remembered."""
+        self.routes.doom(row.family, row.nlris)
+        if row.in_kernel:
+            self.rows.abandon(row)
+        row.waiting = ()
+        reasons = sorted({self.tables.why_unusable(hop.address) for hop in row.target.hops})
+        row.failed(f"no next hop can be used: {'; '.join(reasons)}", now)
 
 
-class _Idle:
-    """The idle times of a row's buckets, read at most once and only when asked."""
-
-    def __init__(self, kernel: Kernel, row: Row) -> None:
-        self.kernel, self.row = kernel, row
-        self.read: list[float] | None = None
-
-    def __call__(self) -> list[float] | None:
-        if self.row.in_kernel and self.read is None:
-            self.read = self.kernel.bucket_state(self.row.id).idle_s
-        return self.read
+def _has_target(part: tuple[tuple[Row | None, Target | None], list[Nlri]]) -> bool:
+    return part[0][1] is not None

@@ -49,7 +49,8 @@ def check(kernel: Kernel, row: Row, source: Address, seed: int) -> str:
         f"the kernel's {row.family.label} flow hash is not as predicted in {len(wrong)} of "
         f"{PROBES} lookups (a flow to {address_text(destination)} port {flow.destination_port} "
         f"from port {flow.source_port} goes to {went}, expected {address_text(expected)}): "
-        "`samepath trace` is not to be trusted here, and other gateways may disagree; connections are still kept"
+        "`samepath trace` is not to be trusted here, and other gateways may disagree; "
+        "connections are still kept"
     )
 
 

@@ -12,7 +12,8 @@ Replica 0 of a slot belongs to plain routes (`apply.routes`); ours begin at 1. C
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 from samepath.model.net import Address, family_of
 from samepath.model.ours import REPLICA_BASE, REPLICAS_PER_SLOT, is_replica, replica_id, slot_of
@@ -27,14 +28,18 @@ def assign(slots: Sequence[int], before: Sequence[int] | None) -> list[int]:
     A bucket whose replica before was of the same slot keeps it, for a bucket that names the same
     replica is one that the kernel does not touch. Others take the lowest free ones. A replica that
     a bucket gives up is not free yet: the kernel goes by members, so a bucket whose replica is
-    still in the group would keep it. Where a slot has no free replica left (only near the largest
-    tables, when it gains and loses buckets at once) the bucket keeps what it had, and the caller's
-    next step moves it.
+    still in the group would keep it. For the same reason nobody keeps a replica that stands twice
+    (the kernel does that when a member was deleted): which bucket would keep it is the kernel's
+    choice.
+
+    A slot cannot run out: what it had and what it gains are different buckets, 4,093 at most
+    together, and it has 4,095 replicas for groups.
     """
     entries = [0] * len(slots)
     if before is not None:
+        often = {i for i, n in Counter(before).items() if n > 1} if _repeats(before) else ()
         for bucket, (slot, old) in enumerate(zip(slots, before, strict=True)):
-            if slot_of(old) == slot:
+            if slot_of(old) == slot and old not in often:
                 entries[bucket] = old
     taken = {*entries, *(before or ())}
     free: dict[int, int] = {}
@@ -44,13 +49,14 @@ def assign(slots: Sequence[int], before: Sequence[int] | None) -> list[int]:
         candidate = free.get(slot) or replica_id(slot, FIRST)
         while candidate in taken:
             candidate += 1
+        assert slot_of(candidate) == slot, "a slot has more replicas than a group has buckets"
         free[slot] = candidate + 1
-        if slot_of(candidate) == slot:
-            entries[bucket] = candidate
-        else:
-            assert before is not None, "a new group needs no more replicas than it has buckets"
-            entries[bucket] = before[bucket]
+        entries[bucket] = candidate
     return entries
+
+
+def _repeats(ids: Sequence[int]) -> bool:
+    return len(set(ids)) != len(ids)
 
 
 class Replicas:
@@ -63,9 +69,7 @@ class Replicas:
     def adopt(self, nexthops: Iterable[NextHop]) -> None:
         """Take what the kernel holds as the truth."""
         self._made = {}
-        for nexthop in nexthops:
-            if is_replica(nexthop.id) and not _is_plain(nexthop.id):
-                self._made.setdefault(slot_of(nexthop.id), set()).add(nexthop.id)
+        self.made(nexthop for nexthop in nexthops if is_service_replica(nexthop.id))
 
     def missing(
         self, entries: Iterable[int], hops: dict[int, tuple[Address, int]]
@@ -84,7 +88,7 @@ class Replicas:
         for nexthop in nexthops:
             self._made.setdefault(slot_of(nexthop.id), set()).add(nexthop.id)
 
-    def unused(self, used_slots: set[int]) -> list[int]:
+    def unused(self, used_slots: Collection[int]) -> list[int]:
         """Ids of all replicas of slots that no group and no target names any more."""
         return [i for slot, ids in self._made.items() if slot not in used_slots for i in ids]
 
@@ -96,9 +100,16 @@ class Replicas:
                 if not pool:
                     del self._made[slot_of(i)]
 
+    @property
+    def slots(self) -> set[int]:
+        return set(self._made)
+
     def ids(self) -> set[int]:
-        return {i for ids in self._made.values() for i in ids}
+        return set().union(*self._made.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._made.values()))
 
 
-def _is_plain(nexthop_id: int) -> bool:
-    return (nexthop_id - REPLICA_BASE) % REPLICAS_PER_SLOT == 0
+def is_service_replica(nexthop_id: int) -> bool:
+    return is_replica(nexthop_id) and (nexthop_id - REPLICA_BASE) % REPLICAS_PER_SLOT >= FIRST

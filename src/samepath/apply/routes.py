@@ -17,20 +17,32 @@ Not done: weights; choosing gateways (`plan`).
 
 from __future__ import annotations
 
-import enum
 import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from errno import EEXIST
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from samepath.apply.delta import Delta, diff
+from samepath.apply.plain_reading import (
+    BLACKHOLE,
+    Gateways,
+    Key,
+    Prefix,
+    Standing,
+    Target,
+    read,
+    sorted_out,
+)
+from samepath.apply.plain_reading import (
+    routes as read_routes,
+)
 from samepath.apply.slots import NoSlotLeft, Slots
 from samepath.model import ours
-from samepath.model.net import Address, Family, Nlri, family_of
+from samepath.model.net import Family, Nlri, family_of
 from samepath.netlink import uapi
 from samepath.netlink.connected import Connected
 from samepath.netlink.kernel import Kernel, Results
@@ -46,25 +58,14 @@ from samepath.netlink.ops import (
     PutRoutes,
 )
 
+__all__ = ["BLACKHOLE", "Gateways", "PlainRoutes", "PlainRow"]
+
 _T = TypeVar("_T")
 
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 30.0
-
-
-class _Blackhole(enum.Enum):
-    BLACKHOLE = "blackhole"
-
-
-BLACKHOLE: Final = _Blackhole.BLACKHOLE
-"""Instead of gateways: packets end here. For a node's own pod block, under its pods' routes."""
-
-Gateways = tuple[Address, ...] | _Blackhole
-Prefix = tuple[Family, Nlri]
-Key = tuple[Family, Nlri, int]
-"""The last is the metric: the kernel cannot change it in place."""
-Target = int | _Blackhole
-"""Where a route leads: the id of a next hop or of a group."""
+PIECE = 8192
+"""Prefixes that are resolved in one step: some 5 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,12 @@ class PlainRoutes:
         *,
         metric: int,
         blackhole_metric: int | None = None,
+        blackholes: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`blackhole_metric`: of blackholes, where other than `metric`; they should give way to
-        whatever route somebody else has for the same prefix."""
+        whatever route somebody else has for the same prefix. `blackholes`: whether any are made."""
+        self.blackholes = blackholes
         self.kernel = kernel
         self.slots = slots
         self.metric = metric
@@ -104,11 +107,15 @@ class PlainRoutes:
         self._hops: dict[int, NextHop] = {}
         self._groups: dict[int, tuple[int, ...]] = {}
         self._adopted = False
+        self._found: Standing | None = None
         self._must_read = True
         self._dirty = True
+        self._settled = False
         self._was_in_sync = False
         self._retry_at = math.inf
         self._retry_after_s = RETRY_FIRST_S
+        self.version = 0
+        """Counts changes of what stands."""
 
     # what is wanted
 
@@ -116,11 +123,13 @@ class PlainRoutes:
         """All that is wanted, from now on. Gateways are taken as a set."""
         if wanted != self._wanted:
             self._wanted = dict(wanted)
-            self._dirty = True
+            self._dirty, self._settled = True, False
 
-    def read_again(self) -> None:
-        """The kernel may have changed: compare at the next pass."""
+    def read_again(self, found: Standing | None = None) -> None:
+        """The kernel may have changed: compare at the next pass, with what the caller has just read
+        where it did (and nothing was written since)."""
         self._must_read = self._dirty = True
+        self._found = found
 
     # what stands
 
@@ -139,6 +148,24 @@ class PlainRoutes:
             for family, nlri, metric in self._routes
             if (family, nlri) in self._wanted and metric == self._metric(self._wanted[family, nlri])
         ]
+
+    def is_installed(self, family: Family, nlri: Nlri) -> bool:
+        gateways = self._wanted.get((family, nlri))
+        return gateways is not None and (family, nlri, self._metric(gateways)) in self._routes
+
+    @property
+    def is_settled(self) -> bool:
+        """All that is wanted was written, and nothing was refused."""
+        return self._settled and not self.errors
+
+    def standing(self) -> dict[Key, int]:
+        """Our routes by a next hop or group, as we believe the kernel to have them."""
+        return {key: id_ for key, id_ in self._routes.items() if isinstance(id_, int)}
+
+    def used_slots(self) -> set[int]:
+        """Slots that must keep their meaning."""
+        ids = itertools.chain(self._hops, *self._groups.values())
+        return {ours.slot_of(id_) for id_ in ids}
 
     @property
     def rows(self) -> list[PlainRow]:
@@ -172,7 +199,7 @@ class PlainRoutes:
             yield from self._read()
         self.errors = {}
         connected = Connected.read(self.kernel)
-        desired = self._resolve(connected)
+        desired = yield from self._resolve(connected)
         yield
         yield from self._make_ways(desired)
         delta = diff(desired, self._routes)
@@ -182,6 +209,8 @@ class PlainRoutes:
         self._schedule()
 
     def _schedule(self) -> None:
+        # A change that came meanwhile has made it dirty again.
+        self._settled = not self._dirty and not self.errors
         if not self.errors:
             self._retry_after_s = RETRY_FIRST_S
             return
@@ -191,36 +220,34 @@ class PlainRoutes:
     # reading
 
     def _read(self) -> Iterator[None]:
-        if not self._adopted:
-            nexthops, groups = self.kernel.nexthops(ours.PROTOCOL)
-            self.slots.adopt(nexthops)
-            found: Iterable[NextHop | Group | None] = [*nexthops, *groups]
-            self._adopted = True
-        else:
+        found, self._found = self._found, None
+        if found is None and self._adopted:
             # One by one: there may be tens of thousands that are not of this driver.
-            found = [self.kernel.nexthop(id_) for id_ in (*self._hops, *self._groups)]
-        self._hops, self._groups = {}, {}
-        for item in found:
-            if isinstance(item, NextHop) and _is_plain_hop(item.id):
-                self._hops[item.id] = item
-            elif isinstance(item, Group) and ours.is_plain_group(item.id):
-                self._groups[item.id] = item.members
+            found = sorted_out(self.kernel.nexthop(i) for i in (*self._hops, *self._groups))
+            for family in Family:
+                yield
+                found.routes.update(read_routes(self.kernel, family, blackholes=self.blackholes))
+        elif found is None:
+            found = read(self.kernel, blackholes=self.blackholes)
+        if not self._adopted:
+            self.slots.adopt(found.nexthops)
+            self._adopted = True
+        self._hops, self._groups = found.hops, found.groups
         yield
-        self._routes = {}
-        for family in Family:
-            for route in self.kernel.routes(family, ours.PROTOCOL):
-                target = _target_of(route)
-                if target is not None:
-                    self._routes[family, route.nlri, route.metric] = target
-            yield
+        if found.routes != self._routes:
+            self._routes = found.routes
+            self.version += 1
+        yield
 
     # deciding
 
-    def _resolve(self, connected: Connected) -> dict[Key, Target]:
+    def _resolve(self, connected: Connected) -> Generator[None, None, dict[Key, Target]]:
         """Where each wanted prefix leads; errors for gateways that lead nowhere."""
         answers: dict[Gateways, tuple[Target | None, str]] = {}
         desired: dict[Key, Target] = {}
-        for (family, nlri), gateways in self._wanted.items():
+        for count, ((family, nlri), gateways) in enumerate(self._wanted.items()):
+            if count % PIECE == PIECE - 1:
+                yield
             if gateways not in answers:
                 answers[gateways] = self._answer(gateways, connected)
             target, error = answers[gateways]
@@ -231,10 +258,10 @@ class PlainRoutes:
         return desired
 
     def _metric(self, gateways: Gateways) -> int:
-        return self.blackhole_metric if isinstance(gateways, _Blackhole) else self.metric
+        return self.blackhole_metric if gateways is BLACKHOLE else self.metric
 
     def _answer(self, gateways: Gateways, connected: Connected) -> tuple[Target | None, str]:
-        if isinstance(gateways, _Blackhole):
+        if gateways is BLACKHOLE:
             return BLACKHOLE, ""
         ids, errors = set(), []
         for gateway in gateways:
@@ -330,6 +357,7 @@ class PlainRoutes:
                     self.errors[key[:2]] = said
                 else:
                     self._routes[key] = routes[key]
+                    self.version += 1
 
     @staticmethod
     def _keys(op: Op) -> Iterator[Key]:
@@ -355,6 +383,7 @@ class PlainRoutes:
                     self.errors[key[:2]] = said
                 else:
                     self._routes.pop(key, None)
+                    self.version += 1
         used = {t for t in (*self._routes.values(), *desired.values()) if isinstance(t, int)}
         yield from self._remove_ways([i for i in self._groups if i not in used], self._groups)
         used.update(itertools.chain.from_iterable(self._groups.values()))
@@ -378,18 +407,6 @@ class PlainRoutes:
                 results: Results = done.value
                 return results
             yield
-
-
-def _is_plain_hop(id_: int) -> bool:
-    return ours.is_replica(id_) and ours.replica_id(ours.slot_of(id_), 0) == id_
-
-
-def _target_of(route: Route) -> Target | None:
-    """None for a route that is not of this driver."""
-    id_ = route.nexthop_id
-    if id_ is None:
-        return BLACKHOLE if route.type == uapi.RTN_BLACKHOLE else None
-    return id_ if _is_plain_hop(id_) or ours.is_plain_group(id_) else None
 
 
 def _said(error: ApplyError | None, nlri: Nlri) -> str:

@@ -14,11 +14,18 @@ from dataclasses import dataclass, field
 from samepath.hashing.step import Step, step
 from samepath.hashing.table import Move, Table, build
 from samepath.model.net import Address, Family, Nlri
-from samepath.model.ours import slot_of
+from samepath.netlink.kernel import Kernel
 from samepath.plan.gateway import Target
 
 LOOK_AT_LEAST_S = 0.5
 """Idle times are not read more often than this: a dump costs a millisecond a group."""
+
+RETRY_MOST_S = 30.0
+
+
+def backoff_s(failures: int) -> float:
+    """Half a second, doubling, at most 30 s."""
+    return min(RETRY_MOST_S, 0.5 * 2.0 ** min(failures, 6))
 
 
 @dataclass(slots=True, eq=False)
@@ -34,9 +41,9 @@ class Row:
     present: Table | None = None
     """Who owns the buckets in the kernel, or did when it was last there."""
     entries: Sequence[int] = ()
-    """The replica that each bucket names; set by `names`."""
+    """The replica that each bucket names in the kernel; a new list with each write."""
     slots: frozenset[int] = frozenset()
-    """The slots of these replicas."""
+    """Of the entries."""
     in_kernel: bool = False
     unrouted: set[Nlri] = field(default_factory=set)
     """Prefixes whose route is still to be written."""
@@ -48,30 +55,51 @@ class Row:
     """When waiting moves, or a failed write, are looked at again."""
     failures: int = 0
     error: str = ""
+    routes_at: float = -math.inf
+    """When routes that were refused are tried again."""
+    routes_failures: int = 0
 
     @property
     def settled(self) -> bool:
         """Nothing is to be done, and every move is made."""
         return self.in_kernel and not self.dirty and not self.waiting and not self.error
 
+    @property
+    def next_look(self) -> float:
+        """When there is something to do."""
+        if not self.nlris:
+            return math.inf
+        if self.dirty and not self.failures:
+            return -math.inf
+        if self.unrouted and self.in_kernel:
+            return min(self.look_at, self.routes_at)
+        return self.look_at
+
     def due(self, now: float) -> bool:
         return self.look_at <= now or (self.dirty and not self.failures)
 
-    def names(self, entries: Sequence[int]) -> None:
-        self.entries, self.slots = entries, frozenset([slot_of(e) for e in set(entries)])
+    def touch(self) -> None:
+        """Something may be otherwise: look at it in the next pass."""
+        self.dirty, self.failures, self.look_at = True, 0, -math.inf
+        self.routes_failures, self.routes_at = 0, -math.inf
 
     def retarget(self, target: Target) -> None:
-        self.target, self.dirty, self.failures = target, True, 0
+        self.target = target
+        self.touch()
 
     def failed(self, error: str, now: float) -> None:
-        """Keep the row dirty and try again later: 0.5 s, doubling, at most 30 s."""
+        """Keep the row dirty and try again later."""
         self.error = error
         self.dirty = True
-        self.look_at = now + min(30.0, 0.5 * 2 ** min(self.failures, 6))
+        self.look_at = now + backoff_s(self.failures)
         self.failures += 1
 
     def succeeded(self) -> None:
-        self.error, self.failures, self.dirty = "", 0, False
+        self.error, self.failures = "", 0
+
+    def routes_failed(self, now: float) -> None:
+        self.routes_at = now + backoff_s(self.routes_failures)
+        self.routes_failures += 1
 
     def plan(
         self,
@@ -123,3 +151,17 @@ class Row:
         if deadline_s is not None:
             rest = min(rest, min(self.waiting_since.values()) + deadline_s - now)
         self.look_at = now + max(LOOK_AT_LEAST_S, rest)
+
+
+class Idle:
+    """The idle times of a row's buckets, read at most once and only when asked."""
+
+    def __init__(self, kernel: Kernel, row: Row) -> None:
+        self.kernel, self.row = kernel, row
+        self.read: list[float] | None = None
+
+    def __call__(self) -> list[float] | None:
+        if self.row.in_kernel and self.read is None:
+            # Empty when a link has just gone down and taken the group with it: no times are known.
+            self.read = self.kernel.bucket_state(self.row.id).idle_s or None
+        return self.read

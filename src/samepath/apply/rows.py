@@ -1,6 +1,7 @@
 """Which prefixes use which group. Bookkeeping only: nothing here speaks with the kernel.
 
-Owned by `apply.groups`. A prefix has one row; a row without prefixes is about to be deleted.
+Owned by `apply.groups`. A prefix has one row. A row without prefixes is no row any more: its group,
+as that of a row that got another number, is left over until no route stands by it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class Rows:
         self.by_id: dict[int, Row] = {}
         self.of: dict[Family, dict[Nlri, Row]] = {f: {} for f in Family}
         """The row of each prefix."""
+        self.left_over: dict[int, frozenset[int]] = {}
+        """Groups that may be in the kernel and are of no row, with the slots that they use."""
         self._settled: dict[tuple[Family, Target], Row] = {}
 
     def __iter__(self) -> Iterator[Row]:
@@ -33,16 +36,29 @@ class Rows:
         self.add(row)
         return row
 
-    def renumber(self, row: Row) -> None:
-        """Give the row another group id, never the one that it had."""
+    def abandon(self, row: Row) -> None:
+        """The row gives up its group and begins another, of another id. Its owners are kept."""
+        if row.in_kernel:
+            self.left_over[row.id] = row.slots
         number = self._free_id()
         del self.by_id[row.id]
         row.id = number
+        row.in_kernel, row.entries, row.slots = False, (), frozenset()
+        row.unrouted |= row.nlris
         self.add(row)
 
     def remove(self, row: Row) -> None:
         assert not row.nlris, "prefixes still use the row"
         del self.by_id[row.id]
+        if row.in_kernel:
+            self.left_over[row.id] = row.slots
+        self._unsettle(row)
+
+    def retarget(self, row: Row, target: Target) -> None:
+        self._unsettle(row)
+        row.retarget(target)
+
+    def _unsettle(self, row: Row) -> None:
         if self._settled.get((row.family, row.target)) is row:
             del self._settled[row.family, row.target]
 
@@ -78,9 +94,18 @@ class Rows:
         be itself."""
         key = (row.family, row.target)
         home = self._settled.get(key)
-        if home is None or not home.settled or home.target != row.target or not home.nlris:
-            home = self._settled[key] = row
-        return home
+        if home is not None and home.settled and home.target == row.target and home.nlris:
+            # Settled rows of one target have one table, unless a link has just changed.
+            return home if home.present == row.present else row
+        self._settled[key] = row
+        return row
+
+    @property
+    def slots(self) -> set[int]:
+        """All that groups use."""
+        used = (row.slots for row in self.by_id.values())
+        return set().union(*used, *self.left_over.values())
 
     def _free_id(self) -> int:
-        return next(i for i in range(GROUP_BASE, PLAIN_GROUP_BASE) if i not in self.by_id)
+        ids = range(GROUP_BASE, PLAIN_GROUP_BASE)
+        return next(i for i in ids if i not in self.by_id and i not in self.left_over)

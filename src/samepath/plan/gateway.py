@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, Origin, PathAttributes
 from samepath.bgp.rib import Path
@@ -37,9 +37,13 @@ class Target:
     """The next hops of a service, sorted by address. Equal targets give equal tables."""
 
     hops: tuple[Hop, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.hops))
 
     def __hash__(self) -> int:
-        return hash(self.hops)
+        return self._hash
 
     @property
     def all_drain(self) -> bool:
@@ -109,20 +113,9 @@ def _whole(weights: dict[Address, float | None]) -> dict[Address, int]:
     return {address: value // divisor for address, value in values.items()}
 
 
-Connected = Callable[[Address], int | None]
-"""Which interface reaches an address directly; None: no connected network holds it."""
-
-
 def service_onward(best: Sequence[Path]) -> PathAttributes:
     """A service as we advertise it upstream: reached through us; weights and draining stay here."""
     first = min(best, key=lambda path: path.attributes.as_path.length)
     return PathAttributes(
         origin=Origin.IGP, as_path=first.attributes.as_path, next_hop=b"", communities=()
     )
-
-
-def keeps_next_hop(neighbor: Address, next_hop: Address, connected: Connected) -> bool:
-    """Whether a pod block's next hop may stand as it is: the neighbour reaches it itself
-    (RFC 4271 §5.1.3, third-party next hop on a shared segment)."""
-    interface = connected(next_hop)
-    return interface is not None and interface == connected(neighbor)

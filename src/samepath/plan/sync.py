@@ -2,15 +2,18 @@
 
 RFC 4724 §4.1: a restarting speaker defers route selection until it has End-of-RIB from its peers or
 the timer ends. DESIGN §6: in sync when every neighbour that the adopted next hops name has sent
-End-of-RIB; with an empty kernel, when `expected_peers` have. Pure; called by `programs.gateway`.
+End-of-RIB; with an empty kernel, when `expected_peers` have. A peer that never sends End-of-RIB
+(it may lack the capability) holds us until the timer ends, and no longer. Pure; called by
+`programs.gateway_sync`.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from samepath.bgp.rib import PathSet
 from samepath.model.net import Address, address_text
 
 
@@ -35,6 +38,15 @@ class Sync:
         return f"{self.why.value}: {', '.join(address_text(a) for a in self.missing)}"
 
 
+def named_by(peers: Collection[Address], paths: Iterable[PathSet]) -> set[Address]:
+    """The next hops that these peers stand for: their own addresses and those of their paths. A
+    session over IPv4 names IPv6 next hops, too."""
+    named = set(peers)
+    for held in paths:
+        named.update(p.attributes.next_hop for p in held.paths if p.peer in peers)
+    return named
+
+
 def decide(
     *,
     adopted: Collection[Address],
@@ -44,9 +56,9 @@ def decide(
     since_start_s: float,
     deferral_s: float,
 ) -> Sync:
-    """`adopted`: next hops of the adopted groups. `heard`: next hops of, and addresses of, the
-    peers that have sent End-of-RIB. `peers_heard`: how many of the neighbours that may advertise
-    services have."""
+    """`adopted`: next hops of the adopted routes. `heard`: what `named_by` says of the peers that
+    have sent End-of-RIB. `peers_heard`: how many of the neighbours that may advertise services
+    have."""
     missing = tuple(sorted(set(adopted) - set(heard)))
     if adopted and not missing:
         return Sync(True, Why.ALL_HEARD)

@@ -1,12 +1,12 @@
 """`samepath gateway`: BGP paths in, resilient tables out. Wiring only.
 
-One task runs passes: paths that changed are planned (`plan.gateway`), services go to the driver of
-resilient groups, everything else to the driver of plain routes, and what stands in the kernel is
-advertised onward (`plan.onward`). Whatever happens (an UPDATE, a link, a timer, a changed
-configuration) only sets a flag that wakes the task. Work is done in small steps between which the
-event loop serves the sessions.
+One task runs passes: paths that changed are planned and handed to the drivers (`gateway_paths`),
+the drivers write to the kernel, and what stands there is advertised onward (`gateway_offer`).
+Whatever happens (an UPDATE, a link, a timer, a changed configuration) only sets a flag that wakes
+the task. Work is done in small steps between which the event loop serves the sessions; what cannot
+be done in small steps (reading the kernel back, reading a file) is done in a thread.
 
-At start the kernel's state is adopted, not rebuilt; until the paths are in sync (`plan.sync`)
+At start the kernel's state is adopted, not rebuilt; until the paths are in sync (`gateway_sync`)
 nothing is deleted and no service is advertised upstream. SIGTERM closes the sessions without
 NOTIFICATION, so that neighbours keep our paths over a restart (RFC 4724); SIGINT says goodbye.
 """
@@ -15,54 +15,69 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import islice
 
-from samepath.apply import hash_check, settings
+from samepath.apply import hash_check, plain_reading
+from samepath.apply.adoption import adopted_hops
 from samepath.apply.groups import ResilientRoutes
+from samepath.apply.readback import Difference, Expected, compare
 from samepath.apply.routes import PlainRoutes
+from samepath.apply.settings import Finding
 from samepath.apply.slots import Slots
-from samepath.bgp.rib import PathSet
-from samepath.bgp.transport import PeerStatus, Speaker
+from samepath.bgp.transport import Speaker
 from samepath.model.config import GatewayConfig
 from samepath.model.documents import DocumentError
-from samepath.model.net import Address, Family, Nlri, parse_address
+from samepath.model.net import Address, Family
 from samepath.model.ours import PROTOCOL
 from samepath.netlink.connected import Connected
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.monitor import Monitor
-from samepath.plan import onward
-from samepath.plan.gateway import Wanted, wanted
-from samepath.plan.sync import Sync, Why, decide
+from samepath.netlink.socket import NetlinkError
 from samepath.programs import control
 from samepath.programs.config import Watch, load
-from samepath.programs.gateway_view import status, trace
+from samepath.programs.findings import Findings, settle
+from samepath.programs.gateway_offer import Onward
+from samepath.programs.gateway_paths import Paths
+from samepath.programs.gateway_sync import Deferral
+from samepath.programs.gateway_trace import trace
+from samepath.programs.gateway_view import status
 from samepath.programs.next_hops import with_next_hops
 
 log = logging.getLogger("samepath.gateway")
 
-RESYNC_S = 30.0
+READ_BACK_S = 30.0
 """The kernel is read back at least so often: it forgets without saying so."""
+READ_AGAIN_S = 0.1
+"""And at most so often, whatever it says."""
+READ_SHARE = 0.05
+"""Changes of routes, which may be anybody's, may cost so much of a processor."""
+GROUPS_A_READ = 8
+"""Groups whose buckets are compared one by one, in turn; of all others the members are."""
 CONFIG_LOOK_S = 1.0
-PIECE = 8192
-"""Prefixes that are planned before the event loop is served."""
 STEP_S = 0.005
 """Work goes on for so long before the event loop is served."""
+FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric")
+"""Fields of the configuration whose change needs a restart."""
+
+
+class CannotStart(Exception):
+    """The world does not let us, in words."""
 
 
 class Gateway:
-    def __init__(self, config: GatewayConfig, path: str) -> None:
+    def __init__(self, config: GatewayConfig, watch: Watch) -> None:
         self.config = config
-        self.watch = Watch(path)
-        self.path = path
+        self.watch = watch
         self.started = time.monotonic()
         self.kernel = RealKernel()
-        self.addresses = [a.address for a in self.kernel.addresses()]
-        self.connected = Connected.read(self.kernel)
+        self.addresses = self.kernel.addresses()
+        self.connected = Connected(self.kernel.links(), self.addresses)
         self.slots = Slots()
-        nexthops, groups = self.kernel.nexthops()
+        nexthops, groups = self.kernel.nexthops(PROTOCOL)
         self.slots.adopt(nexthops)
         self.services = ResilientRoutes(
             self.kernel,
@@ -71,45 +86,50 @@ class Gateway:
             metric=config.route_metric,
             idle_timer_s=config.idle_timer_s,
             move_deadline_s=config.move_deadline_s,
-            connected=self._interface,
+            connected=self.interface,
+            why_not=lambda address: self.connected.why_not(address),
             clock=time.monotonic,
         )
-        routes = {family: self.kernel.routes(family) for family in Family}
+        routes = {family: self.kernel.route_nexthops(family, PROTOCOL) for family in Family}
         for problem in self.services.adopt(nexthops, groups, routes):
             log.warning("not adopted: %s", problem)
-        self.adopted = self.services.adopted_hops()
-        self.plain = PlainRoutes(self.kernel, self.slots, metric=config.route_metric)
-        self.plain_wanted: dict[tuple[Family, Nlri], Wanted] = {}
-        self.sync = Sync(False, Why.WAITING_FOR_HOPS if self.adopted else Why.WAITING_FOR_PEERS)
-        self.deferred_since = self.started
-        self.cut_off = False
-        """From the time when all nodes were lost until enough of them are back."""
-        self.findings: Sequence[settings.Finding] = ()
+        self.plain = PlainRoutes(
+            self.kernel, self.slots, metric=config.route_metric, blackholes=False
+        )
+        self.deferral = Deferral(adopted_hops(nexthops, groups, routes), self.started)
+        self.findings = Findings()
         self.config_error = ""
         self.hash_checked: dict[Family, str] = {}
         """Families whose flow hash was compared with the prediction, and what was wrong."""
         self.wake = asyncio.Event()
-        self.links_changed = True
-        self.read_back_at = self.started + RESYNC_S
-        self.offered_version = -1
-        self.version = 0
-        """Counts what may change our advertisements."""
+        self.is_reload_due = False
+        self._read_at = -math.inf
+        """When the kernel is to be read back."""
+        self._read_ended = -math.inf
+        self._read_took_s = 0.0
+        self._turn = 0
+        self._suspects: set[int] = set()
+        has_adopted = bool(self.deferral.adopted)
         self.speaker = Speaker(
-            self._with_next_hops(config),
+            with_next_hops(config, self.connected, self.addresses),
             wake=self.wake.set,
-            restarted=bool(self.adopted),
-            forwarding_preserved=bool(self.adopted),
+            restarted=has_adopted,
+            forwarding_preserved=has_adopted,
         )
+        self.paths = Paths(
+            self.speaker.rib, self.services, self.plain, plain_only=config.dataplane == "plain"
+        )
+        self.onward = Onward(self)
+        log.info("adopted %d groups in %.2f s", len(list(self.services.rows)),
+                 time.monotonic() - self.started)  # fmt: skip
 
-    def _interface(self, address: Address) -> int | None:
+    def interface(self, address: Address) -> int | None:
         return self.connected(address)
-
-    def _with_next_hops(self, config: GatewayConfig) -> GatewayConfig:
-        return with_next_hops(config, self.connected, self.kernel.addresses())
 
     # the life of the program
 
     async def run(self) -> None:
+        """Raises CannotStart."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         goodbye = False
@@ -121,19 +141,24 @@ class Gateway:
 
         loop.add_signal_handler(signal.SIGTERM, end, False)
         loop.add_signal_handler(signal.SIGINT, end, True)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self._settle_settings()
-        monitor = self.kernel.monitor()
-        loop.add_reader(monitor.fileno(), self._on_links, monitor)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        self.findings.look_around()
+        self.findings.note(settle(self.config.hash_seed))
+        monitor = self.kernel.monitor(routes=True)
+        loop.add_reader(monitor.fileno(), self._on_news, monitor)
         server = await control.serve(
             self.config.run_dir,
             "gateway",
             {"status": lambda q: status(self, q), "trace": lambda q: trace(self, q)},
         )
-        await self.speaker.start()
-        log.info("gateway %s runs, AS %d", self.config.router_id, self.config.local_as)
-        tasks = [asyncio.create_task(self._passes()), asyncio.create_task(stop.wait())]
+        tasks: list[asyncio.Task[object]] = []
         try:
+            try:
+                await self.speaker.start()
+            except OSError as error:
+                raise CannotStart(f"listen: {error.strerror or error}") from error
+            log.info("gateway %s runs, AS %d", self.config.router_id, self.config.local_as)
+            tasks = [asyncio.create_task(self._passes()), asyncio.create_task(stop.wait())]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].done():
                 tasks[0].result()  # our own fault: end, be restarted, adopt
@@ -141,209 +166,176 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             loop.remove_reader(monitor.fileno())
+            monitor.close()
             server.close()
             await self.speaker.stop(notify=goodbye)
 
-    def _settle_settings(self) -> None:
-        self.findings = [
-            *settings.surroundings(gateway=True),
-            *settings.enforce(settings.gateway_settings(self.config.hash_seed)),
-        ]
-        for finding in self.findings:
-            log.log(finding.level, "%s", finding.text)
+    def _on_news(self, monitor: Monitor) -> None:
+        kinds = monitor.drain()
+        if not kinds:
+            return
+        pause = READ_AGAIN_S
+        if kinds <= {"route"}:
+            pause = max(pause, self._read_took_s / READ_SHARE)
+        self.read_back_soon(pause)
 
-    def _on_links(self, monitor: Monitor) -> None:
-        monitor.drain()
-        self.links_changed = True
+    def look_at_groups(self, groups: Iterable[int]) -> None:
+        """These are not as they should be: read them back with their buckets."""
+        self._suspects.update(groups)
+        self.read_back_soon()
+
+    @property
+    def is_behind(self) -> bool:
+        """Something is known that is not in the kernel yet, besides moves that wait."""
+        return self.paths.is_behind or self.services.is_busy or not self.plain.is_settled
+
+    def read_back_soon(self, pause: float = READ_AGAIN_S) -> None:
+        """The kernel may not be as we believe."""
+        self._read_at = min(self._read_at, self._read_ended + pause)
         self.wake.set()
 
-    def _reload(self) -> None:
+    # configuration
+
+    def _reload_soon(self) -> None:
+        self.is_reload_due = True
+        self.wake.set()
+
+    async def _reload(self) -> None:
         """Take a changed configuration; a bad one is refused and the last good one stands."""
+        self.is_reload_due = False
         try:
-            config = load(self.path, GatewayConfig)
-        except DocumentError as error:
+            config = await asyncio.to_thread(load, str(self.watch.path), GatewayConfig)
+            self._take(config)
+        except (DocumentError, OSError) as error:
             self.config_error = str(error)
             log.error("configuration refused, the last good one stands: %s", error)
             return
         self.config_error = ""
-        fixed = [name for name in ("router_id", "local_as", "run_dir", "dataplane", "route_metric")
-                 if getattr(config, name) != getattr(self.config, name)]  # fmt: skip
-        if fixed:
-            self.config_error = f"{', '.join(fixed)}: a change needs a restart of the gateway"
-            log.error("configuration refused, the last good one stands: %s", self.config_error)
-            return
         log.info("configuration read again")
+        self.findings.note(await asyncio.to_thread(settle, config.hash_seed))
+
+    def _take(self, config: GatewayConfig) -> None:
+        """Raises DocumentError or OSError, and then nothing has changed."""
+        for field in FIXED:
+            if getattr(config, field) != getattr(self.config, field):
+                name = {"local_as": "as"}.get(field, field)
+                message = "a change needs a restart of the gateway"
+                raise DocumentError(str(self.watch.path), 0, name, message)
+        self.speaker.reconfigure(with_next_hops(config, self.connected, self.addresses))
+        if config.hash_seed != self.config.hash_seed:
+            self.hash_checked = {}
         self.config = config
-        self._settle_settings()
         self.services.configure(
             buckets=config.buckets,
             idle_timer_s=config.idle_timer_s,
             move_deadline_s=config.move_deadline_s,
         )
-        self.speaker.reconfigure(self._with_next_hops(config))
-        self.version += 1
-        self.wake.set()
+        self.onward.is_due = True
 
     # passes
 
     async def _passes(self) -> None:
         while True:
             now = time.monotonic()
-            until = min(self.services.next_look, self.plain.next_look, self.read_back_at)
-            until = min(until, now + CONFIG_LOOK_S)
-            if not self.sync.in_sync:
-                until = min(until, self.deferred_since + self.config.selection_deferral_s)
+            until = min(
+                now + CONFIG_LOOK_S,
+                self._read_at,
+                self.services.next_look,
+                self.plain.next_look,
+                self.deferral.until(self.config),
+            )
             try:
                 async with asyncio.timeout(max(0.0, until - now)):
                     await self.wake.wait()
             except TimeoutError:
                 pass
             self.wake.clear()
-            if self.watch.changed():
-                self._reload()
+            if self.watch.changed() or self.is_reload_due:
+                await self._reload()
             await self._pass()
 
     async def _pass(self) -> None:
         now = time.monotonic()
-        if self.links_changed or now >= self.read_back_at:
+        if now >= self._read_at or self.services.tables.doubtful:
             await self._read_back()
-        if not self.sync.in_sync:
+        self.deferral.note(self.config, self.speaker, now)
+        if not self.deferral.sync.in_sync:
             # Before the paths are taken: those that it counts on are then among them, and no table
             # is made of a part of the members, to which the rest could only come by moves.
-            self._look_whether_in_sync(now)
-        await self._take_paths()
-        if await self._steps(self.services.work()) + await self._steps(self.plain.work()):
-            self.version += 1
-        if self.sync.in_sync and self._is_cut_off():
-            self._defer_again()
+            self.deferral.look(self.config, self.speaker, now)
+            self._note_sync()
+        if await self.paths.take():
+            self.onward.is_due = True
+        await self._steps(self.services.work())
+        await self._steps(self.plain.work())
+        if self.deferral.sync.in_sync:
+            self.slots.retain(self.services.used_slots() | self.plain.used_slots())
+            if not self.services.holds_any:
+                self.deferral.begin_again_if_cut_off(self.config, self.speaker, now)
+                self._note_sync()
         self._check_hash()
-        self._offer()
+        await self._steps(self.onward.work())
 
-    def _is_cut_off(self) -> bool:
-        """No node is heard and no service is left: whatever comes back comes one by one, as after
-        a start with an empty kernel."""
-        if not self.config.expected_peers or self._plain_only:
-            return False
-        if any(row.nlris for row in self.services.rows) or any(self.services.routed.values()):
-            return False
-        return not any(peer.is_established for peer in self._service_peers())
+    def _note_sync(self) -> None:
+        if self.services.in_sync != self.deferral.sync.in_sync:
+            self.services.in_sync = self.deferral.sync.in_sync
+            self.plain.in_sync |= self.services.in_sync
+            self.onward.is_due = True
 
-    def _defer_again(self) -> None:
-        """A table made of the first node to return would be one that the other gateways do not
-        have, and the rest of its members could come to it only by moves."""
-        log.warning("cut off from all nodes: waiting for expected_peers before tables are made")
-        self.adopted, self.cut_off = set(), True
-        self.sync = Sync(False, Why.WAITING_FOR_PEERS)
-        self.services.in_sync = False
-        self.deferred_since = time.monotonic()
-
-    def _service_peers(self) -> list[PeerStatus]:
-        """The neighbours that may advertise services."""
-        names = {n.name for n in self.config.neighbors if n.import_.services}
-        return [peer for peer in self.speaker.peers() if peer.neighbor in names]
-
-    async def _steps(self, work: Iterable[None]) -> int:
-        """Run `work`, and let the event loop breathe. How many steps there were."""
-        began, count = time.monotonic(), 0
-        for count, _ in enumerate(work, 1):  # noqa: B007
-            if time.monotonic() - began > STEP_S:
-                await asyncio.sleep(0)
-                began = time.monotonic()
-        return count
+    async def _steps(self, work: Iterable[None]) -> None:
+        """Run `work`, and let the event loop breathe."""
+        began = time.monotonic()
+        try:
+            for _ in work:
+                if time.monotonic() - began > STEP_S:
+                    await asyncio.sleep(0)
+                    began = time.monotonic()
+        except NetlinkError as error:
+            # A read was refused. What is left to be done is still marked; go on from what is there.
+            log.warning("the kernel could not be read: %s", error)
+            self.plain.read_again()
+            self._read_at = time.monotonic() + CONFIG_LOOK_S
 
     async def _read_back(self) -> None:
-        self.links_changed = False
-        self.read_back_at = time.monotonic() + RESYNC_S
-        connected = Connected.read(self.kernel)
+        began = time.monotonic()
+        self._read_at = math.inf  # what comes from now on asks for another
+        expected = self.services.expected()
+        groups = sorted(expected.groups)
+        turn = self._turn % len(groups) if groups else 0
+        chosen = set(islice([*groups[turn:], *groups[:turn]], GROUPS_A_READ))
+        chosen |= self._suspects
+        self._suspects.clear()
+        self._turn = turn + GROUPS_A_READ
+        try:
+            addresses = self.kernel.addresses()
+            connected = Connected(self.kernel.links(), addresses)
+            difference, standing, findings = await asyncio.to_thread(
+                _read, expected, chosen, self.config
+            )
+        except (NetlinkError, OSError) as error:
+            log.warning("the kernel could not be read back: %s", error)
+            self._read_at = time.monotonic() + CONFIG_LOOK_S
+            return
+        self.findings.note(findings)
         if connected != self.connected:
-            self.connected = connected
-            self.addresses = [a.address for a in self.kernel.addresses()]
+            self.connected, self.addresses = connected, addresses
             self.services.links_changed()
-            self.version += 1
-        actual = await asyncio.to_thread(read_ours)
-        if self.services.forgotten(*actual):
-            log.warning("the kernel had forgotten next hops, groups or routes; making them again")
-            self.version += 1
-        self.plain.read_again()
-
-    async def _take_paths(self) -> None:
-        """Plan what changed: prefixes with the same paths at once, a piece at a time."""
-        plain_before = len(self.plain_wanted)
-        plain_changed = False
-        for family, nlris in self.speaker.rib.take_changed().items():
-            if not nlris:
-                continue
-            self.version += 1
-            parts: dict[PathSet | None, list[Nlri]] = defaultdict(list)
-            for count, nlri in enumerate(nlris):
-                parts[self.speaker.rib.paths(family, nlri)].append(nlri)
-                if count % PIECE == PIECE - 1:
-                    await asyncio.sleep(0)
-            for paths, part in parts.items():
-                what = wanted(paths.best) if paths is not None else None
-                for start in range(0, len(part), PIECE):
-                    plain_changed |= self._want(family, part[start : start + PIECE], what)
-                    await asyncio.sleep(0)
-        if plain_changed or len(self.plain_wanted) != plain_before:
-            self.plain.want({key: w.gateways for key, w in self.plain_wanted.items()})
-
-    def _want(self, family: Family, nlris: list[Nlri], what: Wanted | None) -> bool:
-        """Whether plain routes are concerned."""
-        resilient = what is not None and what.kind == "services" and not self._plain_only
-        if resilient:
-            assert what is not None
-            self.services.want(family, nlris, what.target)
-            before = len(self.plain_wanted)
-            for nlri in nlris if before else ():
-                self.plain_wanted.pop((family, nlri), None)
-            if len(self.plain_wanted) != before:
-                # A plain route became a service: the plain driver will delete its route, which
-                # may be the new one by then. Look at the kernel afterwards.
-                self.links_changed = True
-                self.wake.set()
-                return True
-            return False
-        self.services.want(family, nlris, None)
-        for nlri in nlris:
-            if what is None:
-                self.plain_wanted.pop((family, nlri), None)
-            else:
-                self.plain_wanted[family, nlri] = what
-        return what is not None
-
-    @property
-    def _plain_only(self) -> bool:
-        return self.config.dataplane == "plain"
-
-    def _look_whether_in_sync(self, now: float) -> None:
-        heard = {
-            peer.address
-            for peer in self.speaker.peers()
-            if peer.is_established and all(f.end_of_rib_received for f in peer.families.values())
-        }
-        service_peers = self._service_peers()
-        if self.cut_off and not any(p.is_established for p in service_peers):
-            self.deferred_since = now  # nobody yet who could be waited for
-        for family in Family if self.adopted else ():
-            for paths in {paths for _, paths in self.speaker.rib.items(family)}:
-                heard.update(p.attributes.next_hop for p in paths.paths if p.peer in heard)
-        self.sync = decide(
-            adopted=self.adopted,
-            heard=heard,
-            peers_heard=sum(peer.address in heard for peer in service_peers),
-            expected_peers=self.config.expected_peers,
-            since_start_s=now - self.deferred_since,
-            deferral_s=self.config.selection_deferral_s,
-        )
-        if self.sync.in_sync:
-            log.info("in sync after %.1f s: %s", now - self.deferred_since, self.sync.text)
-            self.services.in_sync = self.plain.in_sync = True
-            self.cut_off = False
-            self.version += 1
+            # An address that came later may be a next hop of ours.
+            config = with_next_hops(self.config, connected, addresses)
+            if config != self.speaker.config:
+                self.speaker.reconfigure(config)
+            self.onward.is_due = True
+        if difference:
+            log.warning("the kernel had lost or changed what is ours: %s", difference.text)
+        self.services.mend(difference)
+        self.plain.read_again(standing)
+        self._read_ended = time.monotonic()
+        self._read_took_s = self._read_ended - began
+        self._read_at = min(self._read_at, self._read_ended + READ_BACK_S)
 
     def _check_hash(self) -> None:
         for family in Family:
-            source = hash_check.own_address(self.addresses, family)
+            source = hash_check.own_address([a.address for a in self.addresses], family)
             if family in self.hash_checked or source is None:
                 continue
             for row in self.services.rows:
@@ -354,47 +346,16 @@ class Gateway:
                         log.warning("%s", wrong)
                     break
 
-    def _offer(self) -> None:
-        """Tell every neighbour what it is to know; the sessions send the difference."""
-        if self.offered_version == self.version:
-            return
-        self.offered_version = self.version
-        snapshot = self._snapshot()
-        for neighbor in self.config.neighbors:
-            if neighbor.export:
-                self.speaker.set(neighbor.name, onward.advertisements(neighbor, snapshot))
-        if self.sync.in_sync:
-            self.speaker.release_end_of_rib()
 
-    def _snapshot(self) -> onward.Snapshot:
-        kinds: dict[str, dict[Family, list[Nlri]]] = {
-            kind: {f: [] for f in Family} for kind in ("services", "pods", "routes")
-        }
-        for family, nlri in self.plain.installed:
-            what = self.plain_wanted.get((family, nlri))
-            if what is not None:
-                kinds[what.kind][family].append(nlri)
-        if self.sync.in_sync:
-            for family, nlris in self.services.routed.items():
-                kinds["services"][family].extend(nlris)
-        has_way_out = any(n.import_.routes for n in self.config.neighbors)
-        return onward.Snapshot(
-            services=kinds["services"] if self.sync.in_sync else dict.fromkeys(Family, ()),
-            pods=kinds["pods"],
-            ways_out=[f for f in Family if kinds["routes"][f] or not has_way_out],
-            paths=self.speaker.rib.paths,
-            connected=self._interface,
-            cluster_id=int.from_bytes(parse_address(self.config.router_id), "big"),
-        )
-
-
-def read_ours() -> tuple[set[int], set[int], dict[Family, set[Nlri]]]:
-    """What of ours the kernel holds: group ids, next hop ids, routes. For a thread of its own."""
+def _read(
+    expected: Expected, chosen: set[int], config: GatewayConfig
+) -> tuple[Difference, plain_reading.Standing, list[Finding]]:
+    """For a thread of its own."""
     kernel = RealKernel()
     try:
-        nexthops, groups = kernel.nexthops(protocol=PROTOCOL)
-        routes = {f: {nlri for nlri, _ in kernel.route_nexthops(f, PROTOCOL)} for f in Family}
-        return {g.id for g in groups}, {n.id for n in nexthops}, routes
+        difference = compare(kernel, expected, buckets_of=chosen)
+        standing = plain_reading.read(kernel, blackholes=False)
+        return difference, standing, settle(config.hash_seed)
     finally:
         kernel.close()
 
@@ -404,10 +365,16 @@ def run(path: str) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    watch = Watch(path)
     try:
         config = load(path, GatewayConfig)
     except DocumentError as error:
         log.error("%s", error)
         return 2
-    asyncio.run(Gateway(config, path).run())
+    try:
+        with control.only_one(config.run_dir, "gateway"):
+            asyncio.run(Gateway(config, watch).run())
+    except (control.RunDirError, CannotStart, PermissionError) as error:
+        log.error("cannot start: %s", error)
+        return 1
     return 0

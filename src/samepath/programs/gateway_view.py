@@ -1,25 +1,21 @@
-"""What a gateway tells of itself: `samepath status` and `samepath trace`.
+"""What a gateway tells of itself: `samepath status`.
 
-Called by the control socket. Status reads the kernel back, in a thread, and shows where it differs
-from what the gateway holds to be there.
+Called by the control socket. The kernel is read back, in a thread, and shown where it differs from
+what should be there; a difference also wakes the gateway, which mends it. `settled` says that the
+kernel holds what is desired, but for moves that wait for their buckets. The names in the answer are
+an interface: the lab, the tests and operators' scripts read them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from samepath.apply.readback import Difference, Expected, compare
 from samepath.apply.row import Row
-from samepath.hashing.flow import Flow, bucket, packet_hash
-from samepath.model.net import (
-    Address,
-    address_text,
-    family_of,
-    make_nlri,
-    parse_address,
-    prefix_text,
-)
+from samepath.model.net import Family, Nlri, address_text, prefix_text
 from samepath.netlink.kernel import RealKernel
 from samepath.programs.peers_view import peers_view
 
@@ -27,27 +23,30 @@ if TYPE_CHECKING:
     from samepath.programs.gateway import Gateway
 
 PREFIXES_SHOWN = 1000
-PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+PIECE = 64
+"""Tables, or sixteen times as many prefixes, that are told before the event loop is served."""
 
 
 async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
     """Everything an operator asks first; JSON-able."""
-    services = gateway.services
-    rows = [row for row in services.rows if row.nlris]
-    wanted = {row.id: list(row.entries) for row in rows if row.in_kernel}
-    differences = await asyncio.to_thread(_read_back, wanted)
-    tables = [_table(row, differences.get(row.id, "")) for row in rows]
+    services, plain = gateway.services, gateway.plain
+    expected = services.expected()
+    difference = await asyncio.to_thread(_compare, expected)
+    _leave_out_what_changed(gateway, expected, difference)
+    if difference:
+        gateway.look_at_groups(difference.changed)
     limit = PREFIXES_SHOWN if not question.get("all") else 1 << 30
+    rows = [row for row in services.rows if row.nlris]
+    tables = []
+    for count, row in enumerate(rows, 1):
+        tables.append(_table(gateway, row, difference))
+        if count % PIECE == 0:
+            await asyncio.sleep(0)
     errors = [
-        {"prefix": prefix_text(f, n), "error": text} for (f, n), text in services.errors.items()
-    ]
-    plain_errors = [
         {"prefix": prefix_text(f, n), "error": text}
-        for (f, n), text in gateway.plain.errors.items()
+        for (f, n), text in [*services.routes.errors.items(), *plain.errors.items()]
     ]
-    waiting = sum(len(row.waiting) for row in rows)
-    next_look = min(services.next_look, gateway.plain.next_look)
-    busy = any(row.dirty or row.unrouted for row in rows) or next_look < 0
+    sync = gateway.deferral.sync
     return {
         "program": "gateway",
         "router_id": gateway.config.router_id,
@@ -56,25 +55,28 @@ async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
         "buckets": gateway.config.buckets,
         "hash_seed": gateway.config.hash_seed,
         "idle_timer_s": gateway.config.idle_timer_s,
+        "move_deadline_s": gateway.config.move_deadline_s,
         "uptime_s": round(time.monotonic() - gateway.started, 1),
-        "in_sync": gateway.sync.in_sync,
-        "sync": gateway.sync.text,
+        "in_sync": sync.in_sync,
+        "sync": sync.text,
         "config_error": gateway.config_error,
         "settings": [
-            {"severity": f.severity.name.lower(), "text": f.text} for f in gateway.findings
+            {"severity": f.severity.name.lower(), "text": f.text} for f in gateway.findings.all
         ],
         "flow_hash": {f.label: text or "as predicted" for f, text in gateway.hash_checked.items()},
         "peers": peers_view(gateway.speaker.peers()),
-        "services": _services(gateway, limit),
+        "services": await _services(gateway, limit),
+        "services_total": sum(map(len, services.rows.of.values())),
         "tables": tables,
         "moves": {
-            "waiting": waiting,
+            "waiting": sum(len(row.waiting) for row in rows),
             "departed": services.moved.departed,
             "idle": services.moved.idle,
             "deadline": services.moved.deadline,
         },
-        "routes": _routes(gateway),
-        "errors": errors + plain_errors,
+        "routes": _routes(gateway, limit),
+        "routes_total": len(gateway.paths.plain_wanted),
+        "errors": errors,
         "refusals": [
             {
                 "peer": address_text(r.peer),
@@ -83,18 +85,42 @@ async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
             }
             for r in gateway.speaker.refusals()[:PREFIXES_SHOWN]
         ],
-        "settled": gateway.sync.in_sync
-        and not (
-            busy
-            or errors
-            or plain_errors
-            or differences
-            or gateway.plain.next_look < time.monotonic()
-        ),
+        "kernel": difference.text or "as desired",
+        "settled": sync.in_sync and not difference and not errors and not gateway.is_behind,
     }
 
 
-def _table(row: Row, difference: str) -> dict[str, Any]:
+def _compare(expected: Expected) -> Difference:
+    kernel = RealKernel()
+    try:
+        return compare(kernel, expected)
+    finally:
+        kernel.close()
+
+
+def _leave_out_what_changed(gateway: Gateway, expected: Expected, difference: Difference) -> None:
+    """The gateway may have written while the kernel was read: then what was read is no news."""
+    now = gateway.services.expected()
+    for number in [*difference.lost, *difference.changed]:
+        if now.groups.get(number) is not expected.groups[number]:
+            difference.lost.discard(number)
+            difference.changed.pop(number, None)
+    difference.replicas &= set(now.replicas)
+    difference.stray_replicas -= set(now.replicas)
+    difference.stray_groups -= {*now.groups, *now.left_over}
+    for family in Family:
+        routes = now.routes[family]
+        kept = {n: g for n, g in difference.routes[family].items() if routes.get(n) == g}
+        difference.routes[family] = kept
+        strays = difference.stray_routes[family]
+        difference.stray_routes[family] = {n: g for n, g in strays.items() if n not in routes}
+    if gateway.services.is_busy:  # what is no longer named is about to be deleted
+        difference.stray_replicas.clear()
+        difference.stray_groups.clear()
+        difference.stray_routes.clear()
+
+
+def _table(gateway: Gateway, row: Row, difference: Difference) -> dict[str, Any]:
     now = time.monotonic()
     present = row.present.counts() if row.present is not None else {}
     want = row.want.counts() if row.want is not None else present
@@ -102,126 +128,86 @@ def _table(row: Row, difference: str) -> dict[str, Any]:
     members = []
     for address in sorted({*present, *want, *hops}):
         hop = hops.get(address)
+        why_not = gateway.services.tables.why_unusable(address) if hop is not None else ""
+        state = "draining" if hop is not None and hop.draining else "active"
         members.append(
             {
                 "address": address_text(address),
-                "weight": hop.weight if hop else 0,
-                "state": "gone" if hop is None else "draining" if hop.draining else "active",
+                "weight": hop.weight if hop is not None else 0,
+                "state": "gone" if hop is None else "unusable" if why_not else state,
+                "why": why_not,
                 "present": present.get(address, 0),
                 "target": want.get(address, 0),
             }
         )
-    since = min(row.waiting_since.values(), default=now)
+    since = min((row.waiting_since[m.bucket] for m in row.waiting), default=now)
     return {
         "id": row.id,
         "family": row.family.label,
         "prefixes": len(row.nlris),
         "members": members,
+        "buckets": row.present.buckets if row.present is not None else 0,
         "digest": row.present.digest if row.present is not None else "",
         "target_digest": row.want.digest if row.want is not None else "",
         "waiting": len(row.waiting),
         "oldest_wait_s": round(now - since, 1),
-        "kernel": difference or ("as desired" if row.in_kernel else "not there"),
+        "kernel": _kernel_of(row, difference),
         "error": row.error,
     }
 
 
-def _services(gateway: Gateway, limit: int) -> list[dict[str, Any]]:
+def _kernel_of(row: Row, difference: Difference) -> str:
+    if not row.in_kernel or row.id in difference.lost:
+        return "not there"
+    ids = difference.changed.get(row.id)
+    if ids is not None:
+        if len(ids) != len(row.entries):
+            return "another kind of group"
+        count = sum(a != b for a, b in zip(ids, row.entries, strict=True))
+        return f"{count} buckets differ"
+    missing = sum(n in row.nlris for n in difference.routes.get(row.family, ()))
+    return f"{missing} routes are missing" if missing else "as desired"
+
+
+async def _services(gateway: Gateway, limit: int) -> list[dict[str, Any]]:
+    of = gateway.services.rows.of
+    keys = [(f, n) for f in Family for n in _sorted(islice(of[f], limit))][:limit]
+    hops: dict[int, tuple[list[str], list[str]]] = {}
     shown = []
-    for family, rows in gateway.services.rows.of.items():
-        for nlri, row in list(rows.items())[:limit]:
-            shown.append(
-                {
-                    "prefix": prefix_text(family, nlri),
-                    "table": row.id,
-                    "installed": nlri in gateway.services.routed[family],
-                    "active": [address_text(h.address) for h in row.target.hops if not h.draining],
-                    "draining": [address_text(h.address) for h in row.target.hops if h.draining],
-                }
-            )
+    for count, (family, nlri) in enumerate(keys, 1):
+        row = of[family].get(nlri)
+        if row is None:
+            continue
+        if row.id not in hops:
+            known = [(address_text(h.address), h.draining) for h in row.target.hops]
+            hops[row.id] = [t for t, d in known if not d], [t for t, d in known if d]
+        active, draining = hops[row.id]
+        shown.append(
+            {
+                "prefix": prefix_text(family, nlri),
+                "table": row.id,
+                "installed": nlri in gateway.services.routed[family],
+                "active": active,
+                "draining": draining,
+            }
+        )
+        if count % (16 * PIECE) == 0:
+            await asyncio.sleep(0)
     return shown
 
 
-def _routes(gateway: Gateway) -> list[dict[str, Any]]:
-    installed = set(gateway.plain.installed)
+def _sorted(nlris: Any) -> list[Nlri]:
+    """By address, shorter prefixes first."""
+    return sorted(nlris, key=lambda nlri: (nlri[1:], nlri[:1]))
+
+
+def _routes(gateway: Gateway, limit: int) -> list[dict[str, Any]]:
     return [
         {
             "prefix": prefix_text(family, nlri),
             "kind": what.kind,
             "next_hops": [address_text(a) for a in what.gateways],
-            "installed": (family, nlri) in installed,
+            "installed": gateway.plain.is_installed(family, nlri),
         }
-        for (family, nlri), what in list(gateway.plain_wanted.items())[:PREFIXES_SHOWN]
+        for (family, nlri), what in islice(gateway.paths.plain_wanted.items(), limit)
     ]
-
-
-def _read_back(wanted: dict[int, list[int]]) -> dict[int, str]:
-    """Where the kernel's buckets are not as desired, by group, in words."""
-    kernel = RealKernel()
-    try:
-        found = {}
-        for number, entries in wanted.items():
-            actual = kernel.bucket_state(number).ids
-            if not actual:
-                found[number] = "the kernel has no such group"
-            elif actual != entries:
-                count = sum(a != b for a, b in zip(actual, entries, strict=False))
-                found[number] = f"{count} buckets differ in the kernel"
-        return found
-    finally:
-        kernel.close()
-
-
-async def trace(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
-    """Where one flow goes, and why. Raises ValueError for a question that makes no sense."""
-    try:
-        source = parse_address(str(question["client"]))
-        destination = parse_address(str(question["service"]))
-        ports = int(question["client_port"]), int(question["service_port"])
-        protocol = PROTOCOLS[str(question.get("protocol", "tcp"))]
-    except KeyError as error:
-        raise ValueError(
-            f"trace: {error} is missing or not one of {', '.join(PROTOCOLS)}"
-        ) from error
-    if family_of(source) is not family_of(destination):
-        raise ValueError("trace: client and service are of different families")
-    row = _row_for(gateway, destination)
-    if row is None or row.present is None:
-        raise ValueError(f"no table serves {address_text(destination)}")
-    seed = gateway.config.hash_seed
-    flow = Flow(source, destination, protocol, *ports)
-    at = bucket(flow, seed, row.present.buckets)
-    owner = row.present.owner(at)
-    target = row.want.owner(at) if row.want is not None else owner
-    hop = next((h for h in row.target.hops if h.address == owner), None)
-    return {
-        "client": f"{address_text(source)} port {ports[0]}",
-        "service": f"{address_text(destination)} port {ports[1]}",
-        "hash": packet_hash(flow, seed),
-        "buckets": row.present.buckets,
-        "bucket": at,
-        "table": row.id,
-        "digest": row.present.digest,
-        "next_hop": address_text(owner),
-        "draining": bool(hop and hop.draining),
-        "target": address_text(target),
-        "why": _why(row, at, owner, target),
-    }
-
-
-def _why(row: Row, at: int, owner: Address, target: Address) -> str:
-    if owner == target:
-        return "the bucket is where its table wants it"
-    since = row.waiting_since.get(at)
-    waited = f" for {time.monotonic() - since:.0f} s" if since is not None else ""
-    return f"the bucket waits{waited} to be idle, and will move to {address_text(target)} then"
-
-
-def _row_for(gateway: Gateway, destination: Address) -> Row | None:
-    family = family_of(destination)
-    rows = gateway.services.rows.of[family]
-    for length in range(family.bits, -1, -1):
-        row = rows.get(make_nlri(destination, length))
-        if row is not None:
-            return row
-    return None
