@@ -353,3 +353,16 @@ def test_history_does_not_matter(world, worlds: list, restarts: set, flaps: set)
     assert {h.gateway for h in hops} == {
         parse_address(g) for ways in reachable.values() if ways != "blackhole" for g in ways.split()
     }
+
+
+@pytest.mark.parametrize("first", ["10.8.0.2", "10.9.0.2"])
+def test_a_group_has_the_order_of_addresses_whoever_came_first(world, first: str) -> None:
+    """Two gateways that heard of their nodes in another order still have the same group."""
+    plain = driver(world)
+    for gateways in (first, "10.9.0.2 10.8.0.2"):
+        plain.want(table({"10.2.0.0/24": gateways}))
+        plain.reconcile()
+    hops, groups = world.kernel.nexthops()
+    ways = {hop.id: address_text(hop.gateway) for hop in hops if hop.gateway}
+    (group,) = groups
+    assert [ways[member] for member in group.members] == ["10.8.0.2", "10.9.0.2"]

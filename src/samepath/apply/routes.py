@@ -263,14 +263,17 @@ class PlainRoutes:
     def _answer(self, gateways: Gateways, connected: Connected) -> tuple[Target | None, str]:
         if gateways is BLACKHOLE:
             return BLACKHOLE, ""
-        ids, errors = set(), []
-        for gateway in gateways:
+        ids: list[int] = []
+        errors = []
+        # In the order of addresses, so that every router has the same group, whatever it has seen:
+        # which flows a member of an mpath group takes depends on its place.
+        for gateway in sorted(set(gateways)):
             oif = connected(gateway)
             if oif is None:
                 errors.append(connected.why_not(gateway))
                 continue
             try:
-                ids.add(ours.replica_id(self.slots.slot(gateway, oif), 0))
+                ids.append(ours.replica_id(self.slots.slot(gateway, oif), 0))
             except NoSlotLeft as full:
                 errors.append(str(full))
         if not gateways:
@@ -278,7 +281,7 @@ class PlainRoutes:
         error = "; ".join(errors)
         if len(ids) < 2:
             return next(iter(ids), None), error
-        return self._group_of(tuple(sorted(ids))), error
+        return self._group_of(tuple(ids)), error
 
     def _group_of(self, members: tuple[int, ...]) -> int:
         """The id of the group of these members: the one that there is, or the lowest free."""
