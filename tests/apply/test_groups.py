@@ -5,106 +5,18 @@ The same scenarios run on the fake kernel and, marked netns, on the running one.
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from service_site import V4, B, Site, fake_site, node, real_site, service, target
 
-from samepath.apply.groups import ResilientRoutes
-from samepath.apply.readback import compare
-from samepath.apply.slots import Slots
-from samepath.hashing.table import Member, Table, build, from_owners
-from samepath.lab.netns import Namespace, veth
-from samepath.model.net import Address, Family, Nlri, parse_address, parse_prefix
-from samepath.model.ours import PROTOCOL, slot_of
+from samepath.hashing.table import Member, Table, build
+from samepath.model.ours import slot_of
 from samepath.netlink.fake import FakeKernel
-from samepath.netlink.kernel import Kernel, RealKernel
 from samepath.netlink.ops import DeleteNextHop, PutGroup, PutRoutes
-from samepath.plan.gateway import Hop, Target
-
-B = 31
-V4 = Family.IPV4
-
-
-def node(number: int) -> Address:
-    return parse_address(f"10.9.0.{number}")
-
-
-def target(*numbers: int, draining: tuple[int, ...] = ()) -> Target:
-    return Target(tuple(Hop(node(n), 1, n in draining) for n in sorted({*numbers, *draining})))
-
-
-def service(number: int) -> Nlri:
-    return parse_prefix(f"192.0.2.{number}/32")[1]
-
-
-class Site:
-    """A kernel, a driver on it, and a clock that the test turns."""
-
-    def __init__(self, kernel: Kernel, interface: int) -> None:
-        self.kernel = kernel
-        self.interface: int | None = interface
-        self.now = 1000.0
-        self.routes = self.restart()
-
-    def restart(self) -> ResilientRoutes:
-        """A new process: all that it knows is what the kernel holds."""
-        slots = Slots()
-        nexthops, groups = self.kernel.nexthops()
-        slots.adopt(nexthops)
-        self.routes = ResilientRoutes(
-            self.kernel,
-            slots,
-            buckets=B,
-            metric=10,
-            idle_timer_s=30.0,
-            move_deadline_s=None,
-            connected=lambda address: self.interface,
-            clock=lambda: self.now,
-        )
-        routes = {family: self.kernel.route_nexthops(family, PROTOCOL) for family in Family}
-        assert self.routes.adopt(nexthops, groups, routes) == []
-        return self.routes
-
-    def want(self, numbers: dict[int, Target | None]) -> None:
-        for number, wanted in numbers.items():
-            self.routes.want(V4, [service(number)], wanted)
-        self.work()
-
-    def work(self) -> None:
-        self.routes.in_sync = True
-        for _ in self.routes.work():
-            pass
-
-    def read_back(self) -> bool:
-        """Whether the kernel was otherwise than the driver believed; the driver knows now."""
-        difference = compare(self.kernel, self.routes.expected())
-        self.routes.mend(difference)
-        return bool(difference)
-
-    def owners(self, number: int) -> Table | None:
-        """Who owns the buckets of a service, by the kernel's own word."""
-        for route in self.kernel.routes(V4):
-            if route.nlri == service(number) and route.metric == 10:
-                assert route.nexthop_id is not None
-                hops = {n.id: n.gateway for n in self.kernel.nexthops()[0]}
-                owners = [hops[i] for i in self.kernel.bucket_state(route.nexthop_id).ids]
-                return from_owners([o for o in owners if o is not None])
-        return None
-
-    def groups(self) -> int:
-        return len(self.kernel.nexthops()[1])
-
-
-_numbers = itertools.count()
-
-
-def fake_site() -> Site:
-    kernel = FakeKernel()
-    return Site(kernel, kernel.add_link("eth0", (parse_address("10.9.0.254"), 24)))
+from samepath.plan.gateway import Target
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
@@ -112,14 +24,8 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     if request.param == "fake":
         yield fake_site()
         return
-    name = f"spt-grp-{os.getpid()}-{next(_numbers)}"
-    with Namespace(name) as host, Namespace(f"{name}p") as peer:
-        veth(host, "eth0", peer, "eth0")
-        host.ip("addr", "add", "10.9.0.254/24", "dev", "eth0")
-        kernel = RealKernel(host.path)
-        index = next(link.index for link in kernel.links() if link.name == "eth0")
-        yield Site(kernel, index)
-        kernel.close()
+    with real_site() as site:
+        yield site
 
 
 def wanted(*numbers: int) -> Table:

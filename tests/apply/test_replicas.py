@@ -29,20 +29,28 @@ def test_unmoved_buckets_keep_their_replica_and_no_replica_stands_twice(
         assert new == old or new not in before, "the kernel would leave it where it was"
 
 
-def test_full_slot_moves_in_two_steps() -> None:
-    """Near 4,093 buckets a next hop that loses and gains at once has no replicas to spare."""
+def test_largest_table_has_replicas_to_spare() -> None:
+    """Whatever a next hop loses and gains at once in 4,093 buckets, its slot has room for it."""
     first = [0] * 3993 + [1] * 100
     before = assign(first, None)
     swapped = [1] * 100 + [0] * 3893 + [0] * 100
     once = assign(swapped, before)
     assert len(set(once)) == 4093
     assert [slot_of(e) for e in once] == swapped
+    reversed_ = assign([1] * 3993 + [0] * 100, once)
+    assert [slot_of(e) for e in reversed_] == [1] * 3993 + [0] * 100
     full = assign([0] * 4093, None)
-    other = assign([1] + [0] * 4092, full)
-    back = assign([0, 1] + [0] * 4091, other)
-    assert len(set(back)) == 4093
-    twice = assign([0, 1] + [0] * 4091, back)
-    assert [slot_of(e) for e in twice] == [0, 1] + [0] * 4091
+    assert [slot_of(e) for e in assign([1] * 4093, full)] == [1] * 4093
+
+
+def test_replica_that_stands_twice_is_kept_by_nobody() -> None:
+    """Which of the buckets would keep it is the kernel's choice."""
+    before = assign([0, 0, 0, 1], None)
+    doubled = [before[0], before[0], before[2], before[3]]
+    after = assign([0, 0, 0, 1], doubled)
+    assert after[2:] == before[2:]
+    assert before[0] not in after
+    assert len(set(after)) == 4
 
 
 def test_pool_makes_only_what_is_missing_and_removes_only_whole_slots() -> None:

@@ -35,7 +35,7 @@ class Outcome(enum.Enum):
     WRITTEN = "the kernel holds the table"
     SAME = "the kernel held it already"
     FAILED = "refused: the row has the error"
-    PLAN_AGAIN = "a next hop was refused and is no longer usable"
+    PLAN_AGAIN = "a next hop cannot be used any more"
 
 
 class Tables:
@@ -101,11 +101,13 @@ class Tables:
         return Outcome.WRITTEN
 
     def _ways(self, members: Sequence[Address], now: float) -> dict[int, Way] | None:
-        """Slot -> way of each member, in their order; None: one has got no slot."""
+        """Slot -> way of each member, in their order; None: one has no link any more, or no
+        slot."""
         ways = {}
         for member in members:
             link = self.connected(member)
-            assert link is not None, "a step gives no bucket to a next hop that is unusable"
+            if link is None:
+                return None
             try:
                 ways[self.slots.slot(member, link)] = member, link
             except NoSlotLeft as full:
