@@ -11,6 +11,9 @@ import importlib.util
 import pkgutil
 import sys
 
+from benchmarks.feeder import FeedError
+from benchmarks.stage import StageError
+
 
 def _has_main(module: str) -> bool:
     """Told by the source: what the benchmarks share has none, and listing imports nothing."""
@@ -33,7 +36,11 @@ def main(names: list[str]) -> int:
         print(f"benchmarks: {', '.join(known)}, all", file=sys.stderr)
         return 2
     for name in chosen:
-        importlib.import_module(f"{here}.{name}").main()
+        try:
+            importlib.import_module(f"{here}.{name}").main()
+        except (FeedError, StageError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -284,7 +284,7 @@ class Feed:
             *words, *numbers, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder
         )
         self.lost: list[tuple[str, str]] = []
-        """(peer, why) of sessions that ended."""
+        """(peer, why) of sessions that ended, since `go`."""
         self._rest = b""
 
     def established(self, limit_s: float) -> None:
@@ -293,6 +293,8 @@ class Feed:
     def go(self) -> float:
         """Send everything now; the moment (CLOCK_MONOTONIC) at which that began."""
         assert self.process.stdin is not None
+        self.poll()
+        self.lost.clear()
         self.process.stdin.write(b"go\n")
         self.process.stdin.flush()
         return float(self._await("sent", 10))
