@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 
@@ -52,6 +53,7 @@ def test_all_next_hops_of_all_prefixes_are_in_the_kernel(stage: Stage) -> None:
     assert cpu_s(running.pids[0]) > 0
     assert pss_mb(running.pids[0]) > 1
 
+    stage.end(running.daemons.values(), signal.SIGKILL)  # else it would make the route again
     lost = LOAD.prefix(7)
     stage.host("router").ip("route", "del", address_text(lost), "proto", "83")
     assert fib.missing(LOAD.expected()) == [lost]
