@@ -379,8 +379,10 @@ class GoBgp(Daemon):
 
 _EXABGP_API = """#!/bin/sh
 # What ExaBGP tells goes into one file, what it is told comes from a pipe.
-while true; do cat "$FOLDER/say"; done &
-exec cat >>"$FOLDER/heard"
+# Opened for writing, too, the pipe has no end; ExaBGP's own end ends both.
+cat 0<>"$FOLDER/say" &
+cat >>"$FOLDER/heard"
+kill $!
 """
 
 
