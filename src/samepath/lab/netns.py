@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from samepath.netlink.kernel import RealKernel
+from samepath.netlink.ops import DeleteNextHop
+from samepath.netlink.socket import NetlinkError
 
 
 def ip(*words: str, netns: str | None = None) -> str:
@@ -35,8 +40,23 @@ class Namespace:
         return self
 
     def delete(self) -> None:
+        """Remove it, if it is there; its next hop groups first.
+
+        A namespace that ends with its groups takes each next hop out of each group, all under the
+        lock that the whole machine shares: 0.17 s a group of 1021 buckets, half a minute for 200.
+        """
         if self.path.exists():
+            with suppress(OSError, NetlinkError):  # not a namespace yet: `ip netns add` was killed
+                self._delete_groups()
             ip("netns", "del", self.name)
+
+    def _delete_groups(self) -> None:
+        kernel = RealKernel(self.path)
+        try:
+            _, groups = kernel.nexthops()
+            kernel.apply([DeleteNextHop(group.id) for group in groups])
+        finally:
+            kernel.close()
 
     def __enter__(self) -> Namespace:
         return self.create()

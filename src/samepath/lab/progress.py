@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+PAUSE_WORTH_TELLING_S = 1.0
+
+
 class Progress:
     """A context; `tell` may be called at any rate."""
 
@@ -62,5 +65,9 @@ class Progress:
             f"stall {step.longest_stall_s:.1f} s [dim]({step.seconds:.0f} s)[/]",
             highlight=False,
         )
+        if step.machine_pause_s > PAUSE_WORTH_TELLING_S:
+            self.console.print(
+                f"      [yellow]this machine stood still for {step.machine_pause_s:.1f} s[/]"
+            )
         for note in (*step.sessions_lost, *step.notes):
             self.console.print(f"      [dim]{note}[/]", highlight=False)

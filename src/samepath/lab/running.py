@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from samepath.lab import build, processes, render
-from samepath.lab.netns import Namespace, ip
+from samepath.lab.netns import Namespace
 from samepath.lab.processes import Process
 from samepath.lab.render import Condition, Dataplane, Endpoint
 from samepath.lab.topology import POD_PORT, Node, Pod, Spec, Topology, topology
@@ -381,7 +381,7 @@ def down(name: str) -> Removed:
         raise LabError(f"{error}; try `samepath lab down` again in a while") from None
     namespaces = namespaces_of(name)
     for namespace in namespaces:
-        ip("netns", "del", namespace)
+        Namespace(namespace).delete()
     run_dir = ROOT / name
     existed = run_dir.exists()
     if existed:

@@ -52,6 +52,10 @@ class Doing:
 Tell = Callable[[str], None]
 
 
+class Paused(LabError):
+    """The run could not go on, and the machine had stood still: nobody's fault in the lab."""
+
+
 class World:
     """The lab as the steps see it: who is active, what to wait for, what to excuse."""
 
@@ -166,6 +170,13 @@ class Survival:
             self._start()
             for name, title, action in steps:
                 self._step(name, title, action)
+        except LabError as error:
+            pause_s = self.pulse.take()
+            if pause_s < self.result.hold_time_s / 3:
+                raise
+            raise Paused(
+                f"{error}; but this machine stood still for {pause_s:.0f} s meanwhile: run it again"
+            ) from error
         finally:
             self.traffic.end()
             self.pulse.end()
