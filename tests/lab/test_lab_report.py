@@ -110,7 +110,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert page.count("<svg") == 3
     assert not re.search(r'(src|href)="(?!#|data:)', page.replace("xlink:href", "href"))
     assert "Connections broken, step by step" in page
-    assert "A node is added" in page
+    assert "Node added" in page
     assert "700 others of 2000" in page
     assert "not run" in page
     assert "n5 gets 9% of new connections" in page
@@ -131,3 +131,11 @@ def test_the_table_fits_a_terminal() -> None:
     assert "700 of 2000" in text
     assert "n5 0→9" in text
     assert "✓ broken_others is 0 in every step" in text
+
+
+def test_a_draining_node_that_still_gets_new_connections_is_said() -> None:
+    step = made_up().steps[2]
+    del step.fair["n2"]
+    assert any(note.startswith("n2 drains, and still gets 23%") for note in lagging(step))
+    step.shares_after["n2"] = 0.01
+    assert not any(note.startswith("n2") for note in lagging(step))

@@ -13,6 +13,9 @@ import msgspec
 GATEWAY_SHARE_MIN = 0.4
 LAGS_BELOW = 0.8
 """A node with less than this part of its fair share of new connections is said to lag."""
+DRAINS_STILL = 0.02
+"""And one that drains is said to get more than this of new connections."""
+BUSY = "they fall into buckets of its that are busy"
 
 Dataplane = Literal["kernel", "plain"]
 
@@ -202,6 +205,9 @@ def lagging(step: Step) -> list[str]:
                 f"{node} gets {share:.0%} of new connections where {fair:.0%} is its fair "
                 f"share: {why}"
             )
+    for node, share in step.shares_after.items():
+        if node not in step.fair and share > DRAINS_STILL:
+            told.append(f"{node} drains, and still gets {share:.0%} of new connections: {BUSY}")
     return told
 
 

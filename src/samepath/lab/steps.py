@@ -186,14 +186,14 @@ def _outlast_idle_timer(world: World, began: float) -> None:
 
 
 STEPS: list[tuple[str, str, Action]] = [
-    ("gateway_kill", "A gateway is killed and returns", gateway_kill),
-    ("add", "A node is added", add),
-    ("drain", "A node is drained", drain),
-    ("remove", "The drained node is removed", remove),
-    ("crash", "A node crashes", crash),
-    ("restart", "Every daemon is killed and restarted", restart),
-    ("roll", "All pods are rolled", roll),
-    ("gateway_kill_again", "A gateway is killed and returns, after all that", gateway_kill_again),
+    ("gateway_kill", "Gateway killed, returns", gateway_kill),
+    ("add", "Node added", add),
+    ("drain", "Node drained", drain),
+    ("remove", "Drained node removed", remove),
+    ("crash", "Node crashes", crash),
+    ("restart", "Daemons killed, restarted", restart),
+    ("roll", "All pods rolled", roll),
+    ("gateway_kill_again", "Gateway killed again, returns", gateway_kill_again),
 ]
 
 

@@ -26,7 +26,7 @@ def _steps(run: Run) -> Table:
         f"{run.scenario}, data plane {run.dataplane}: {run.connections} connections, "
         f"{run.seconds:.0f} s"
     )
-    table.add_column("Step", max_width=34)
+    table.add_column("Step", no_wrap=True)
     for name in ("own", "others", "silent", "in move"):
         table.add_column(f"broken\n{name}", justify="right")
     for name in ("longest\nstall", "buckets\nmoved", "moves\nwaiting", "kernel =\ntarget after"):
@@ -50,13 +50,13 @@ def _steps(run: Run) -> Table:
 
 
 def shares(step: Step) -> str:
-    """`n1 25→20  n5 0→9`, per cent, all nodes of before or after."""
+    """`n1 25→20 n5 0→9`, per cent, all nodes of before or after."""
     nodes = sorted({*step.shares_before, *step.shares_after})
     parts = [
         f"{n} {100 * step.shares_before.get(n, 0):.0f}→{100 * step.shares_after.get(n, 0):.0f}"
         for n in nodes
     ]
-    return "  ".join(parts)
+    return " ".join(parts)
 
 
 def _comparison(run: Run, control: Run) -> Table:
