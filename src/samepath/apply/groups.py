@@ -24,16 +24,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 from samepath.apply.adoption import adopt
 from samepath.apply.counters import Counters
+from samepath.apply.mending import mend
 from samepath.apply.readback import Difference, Expected
-from samepath.apply.replicas import is_service_replica
-from samepath.apply.row import Idle, Row
+from samepath.apply.row import Idle, Row, look_pause_s
 from samepath.apply.rows import Rows
 from samepath.apply.service_routes import ServiceRoutes
 from samepath.apply.slots import Slots
 from samepath.apply.tables import Outcome, Tables
 from samepath.hashing.step import Step
 from samepath.model.net import Address, Family, Nlri
-from samepath.model.ours import slot_of
 from samepath.netlink.kernel import Kernel
 from samepath.netlink.objects import Group, NextHop
 from samepath.netlink.socket import NetlinkError
@@ -78,6 +77,7 @@ class ResilientRoutes:
         self._in_hand: Row | None = None
         """The row whose step is being made."""
         self._retry_at = math.inf
+        self._pause_s = look_pause_s(0.0)
 
     # what is wanted
 
@@ -166,40 +166,7 @@ class ResilientRoutes:
     def mend(self, difference: Difference) -> None:
         """Mark what the kernel lost and what others changed: the next pass makes it as it was."""
         self.tables.doubtful = False
-        self.tables.tidy(difference.stray_replicas)
-        self.tables.replicas.gone(difference.replicas)
-        for row in self.rows:
-            if row.id in difference.lost:
-                row.in_kernel, row.entries, row.slots = False, (), frozenset()
-                row.unrouted |= row.nlris
-                row.touch()
-            elif row.id in difference.changed:
-                self._take_back(row, difference.changed[row.id])
-            elif difference.replicas and not difference.replicas.isdisjoint(row.entries):
-                row.touch()
-        for family, lost in difference.routes.items():
-            for nlri in lost:
-                its_row = self.rows.of[family].get(nlri)
-                if its_row is not None:
-                    its_row.unrouted.add(nlri)
-                    its_row.routes_failures, its_row.routes_at = 0, -math.inf
-            self.routes.lost(family, lost)
-        for number in difference.stray_groups - self.rows.by_id.keys():
-            self.rows.left_over[number] = frozenset()
-        for family, strays in difference.stray_routes.items():
-            for nlri, group in strays.items():
-                self.routes.adopt(family, nlri, self.routes.metric, group)
-                if nlri not in self.rows.of[family]:
-                    self.routes.doom(family, [nlri])
-
-    def _take_back(self, row: Row, ids: list[int]) -> None:
-        """Somebody changed the group: the row's next write goes from what is there."""
-        if row.present is not None and len(ids) == row.present.buckets:
-            row.entries = [i if is_service_replica(i) else 0 for i in ids]
-            row.slots |= {slot_of(i) for i in row.entries if i}
-        else:
-            self.rows.abandon(row)
-        row.touch()
+        mend(self.rows, self.tables, self.routes, difference)
 
     # the work
 
@@ -220,11 +187,13 @@ class ResilientRoutes:
             self.want(family, list(self.orphans[family]), None)
             self.orphans[family].clear()
         yield from self._regroup()
+        began = self.clock()
         for row in self.rows:
             now = self.clock()
             if row.nlris and row.due(now):
                 yield from self._advance(row, now)
                 yield
+        self._pause_s = look_pause_s(self.clock() - began)
         yield from self._merge()
         for row in self.rows:
             if row.in_kernel and row.unrouted and row.routes_at <= self.clock():
@@ -383,7 +352,7 @@ class ResilientRoutes:
             row.unrouted |= row.nlris
         row.failures = 0
         look_at = row.look_at
-        row.stepped(step, idle.read, now, self.idle_timer_s, self.move_deadline_s)
+        row.stepped(step, idle.read, now, self.idle_timer_s, self.move_deadline_s, self._pause_s)
         row.look_at = min(row.look_at, look_at)
         return outcome
 

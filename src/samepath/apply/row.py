@@ -18,7 +18,17 @@ from samepath.netlink.kernel import Kernel
 from samepath.plan.gateway import Target
 
 LOOK_AT_LEAST_S = 0.5
-"""Idle times are not read more often than this: a dump costs a millisecond a group."""
+LOOK_AT_MOST_S = 5.0
+LOOK_SHARE = 0.1
+"""Idle times are not read more often than twice a second, and looking at all groups may cost a
+tenth of a processor: a look costs two milliseconds a group. A bucket moves so much later at most
+than it became idle."""
+
+
+def look_pause_s(last_pass_s: float) -> float:
+    """How long a group is left alone when the looks of the last pass took so long."""
+    return min(LOOK_AT_MOST_S, max(LOOK_AT_LEAST_S, last_pass_s / LOOK_SHARE))
+
 
 RETRY_MOST_S = 30.0
 
@@ -135,7 +145,7 @@ class Row:
 
     def stepped(
         self, to: Step, idle: Sequence[float] | None, now: float, idle_timer_s: float,
-        deadline_s: float | None,
+        deadline_s: float | None, pause_s: float = LOOK_AT_LEAST_S,
     ) -> None:  # fmt: skip
         """Note that `to` is in the kernel, and when to look at what waits."""
         self.present = to.owners
@@ -150,7 +160,7 @@ class Row:
             rest = min(idle_timer_s - idle[m.bucket] for m in to.waiting)
         if deadline_s is not None:
             rest = min(rest, min(self.waiting_since.values()) + deadline_s - now)
-        self.look_at = now + max(LOOK_AT_LEAST_S, rest)
+        self.look_at = now + max(pause_s, rest)
 
 
 class Idle:

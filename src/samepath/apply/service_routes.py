@@ -60,7 +60,7 @@ class ServiceRoutes:
             group = stands.pop(nlri, None)
             if group is not None:
                 self._unused(group)
-        self.version += 1
+                self.version += 1
 
     def _unused(self, group: int) -> None:
         self.uses[group] -= 1

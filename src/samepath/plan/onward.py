@@ -4,8 +4,8 @@
 blocks, reflected (RFC 4456) with the node as next hop to those who reach it themselves, through us
 to others. `default`: a default route to ourselves, while we know a way onward.
 
-Neighbours that are to be told the same get one and the same mapping, and prefixes with the same
-paths one and the same advertisement, from one call to the next: comparing costs next to nothing.
+Neighbours that are to be told the same get one and the same mapping, and equal advertisements are
+one object, from one call to the next: comparing costs next to nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from samepath.plan.gateway import service_onward
 
 OURS = Advertisement(PathAttributes(origin=Origin.IGP, next_hop=b""))
 DEFAULT_NLRI: Nlri = b"\0"
+KNOWN = 20_000
+"""Different advertisements that are remembered."""
 PIECE = 4096
 """Prefixes between two yields: a few milliseconds."""
 
@@ -50,6 +52,7 @@ class Offers:
         self._services: Made = WeakKeyDictionary()
         self._pods: dict[tuple[int, bool], Made] = {}
         """(cluster id, whether the next hop stays)"""
+        self._known: dict[Advertisement, Advertisement] = {}
 
     def steps(
         self, neighbors: Collection[Neighbor], snapshot: Snapshot
@@ -96,7 +99,8 @@ class Offers:
                 continue  # it is about to be deleted
             advertisement = made.get(paths)
             if advertisement is None:
-                advertisement = made[paths] = Advertisement(service_onward(paths.best))
+                advertisement = Advertisement(service_onward(paths.best))
+                advertisement = made[paths] = self._one_object(advertisement)
             yield nlri, advertisement
 
     def _say_pods(
@@ -113,8 +117,15 @@ class Offers:
             made = self._pods.setdefault((snapshot.cluster_id, stays), WeakKeyDictionary())
             advertisement = made.get(paths)
             if advertisement is None:
-                advertisement = made[paths] = _reflected(paths, snapshot.cluster_id, stays)
+                advertisement = _reflected(paths, snapshot.cluster_id, stays)
+                advertisement = made[paths] = self._one_object(advertisement)
             yield nlri, advertisement
+
+
+    def _one_object(self, advertisement: Advertisement) -> Advertisement:
+        if len(self._known) >= KNOWN:
+            self._known.clear()  # costs a comparison, once
+        return self._known.setdefault(advertisement, advertisement)
 
 
 def _reflected(paths: PathSet, cluster_id: int, stays: bool) -> Advertisement:

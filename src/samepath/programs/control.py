@@ -33,7 +33,7 @@ question that cannot be answered; its text is the answer then."""
 LINE_LIMIT = 65536
 PATIENCE_S = 10.0
 """An asker has so long to ask, and so long to read."""
-AT_ONCE = 4
+AT_ONCE = 2
 """Questions that are answered at one time; others wait for their turn."""
 
 

@@ -3,8 +3,10 @@
 One task runs passes: paths that changed are planned and handed to the drivers (`gateway_paths`),
 the drivers write to the kernel, and what stands there is advertised onward (`gateway_offer`).
 Whatever happens (an UPDATE, a link, a timer, a changed configuration) only sets a flag that wakes
-the task. Work is done in small steps between which the event loop serves the sessions; what cannot
-be done in small steps (reading the kernel back, reading a file) is done in a thread.
+the task. The event loop serves the sessions and never waits for the kernel: a link that goes down
+takes its next hops out of every group one by one, under a lock that every write waits for, 40 s for
+200 groups of 1,021. So whatever speaks with the kernel runs in a thread, one at a time, while the
+task awaits it; `drivers` is held meanwhile, and by those who look at the drivers' state.
 
 At start the kernel's state is adopted, not rebuilt; until the paths are in sync (`gateway_sync`)
 nothing is deleted and no service is advertised upstream. SIGTERM closes the sessions without
@@ -15,18 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
+import sys
 import time
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
-from samepath.apply import hash_check, plain_reading
+from samepath.apply import hash_check
 from samepath.apply.adoption import adopted_hops
 from samepath.apply.groups import ResilientRoutes
-from samepath.apply.readback import Difference, Expected, compare
 from samepath.apply.routes import PlainRoutes
-from samepath.apply.settings import Finding
 from samepath.apply.slots import Slots
 from samepath.bgp.transport import Speaker
 from samepath.model.config import GatewayConfig
@@ -42,24 +41,22 @@ from samepath.programs.config import Watch, load
 from samepath.programs.findings import Findings, settle
 from samepath.programs.gateway_offer import Onward
 from samepath.programs.gateway_paths import Paths
+from samepath.programs.gateway_reading import Schedule, read
 from samepath.programs.gateway_sync import Deferral
 from samepath.programs.gateway_trace import trace
 from samepath.programs.gateway_view import status
+from samepath.programs.memory import Memory
 from samepath.programs.next_hops import with_next_hops
 
 log = logging.getLogger("samepath.gateway")
 
-READ_BACK_S = 30.0
-"""The kernel is read back at least so often: it forgets without saying so."""
-READ_AGAIN_S = 0.1
-"""And at most so often, whatever it says."""
-READ_SHARE = 0.05
-"""Changes of routes, which may be anybody's, may cost so much of a processor."""
-GROUPS_A_READ = 8
-"""Groups whose buckets are compared one by one, in turn; of all others the members are."""
 CONFIG_LOOK_S = 1.0
 STEP_S = 0.005
-"""Work goes on for so long before the event loop is served."""
+"""Work on the event loop goes on for so long before others are served."""
+SWITCH_S = 0.001
+"""A thread that computes lets the event loop go on after so long."""
+PART_S = 0.02
+"""Work in a thread, before others may look."""
 FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric")
 """Fields of the configuration whose change needs a restart."""
 
@@ -101,14 +98,12 @@ class Gateway:
         self.config_error = ""
         self.hash_checked: dict[Family, str] = {}
         """Families whose flow hash was compared with the prediction, and what was wrong."""
+        self.drivers = asyncio.Lock()
+        """Held by whoever works with or looks at `services` and `plain`."""
         self.wake = asyncio.Event()
         self.is_reload_due = False
-        self._read_at = -math.inf
-        """When the kernel is to be read back."""
-        self._read_ended = -math.inf
-        self._read_took_s = 0.0
-        self._turn = 0
-        self._suspects: set[int] = set()
+        self.reading = Schedule()
+        self._memory = Memory()
         has_adopted = bool(self.deferral.adopted)
         self.speaker = Speaker(
             with_next_hops(config, self.connected, self.addresses),
@@ -130,6 +125,7 @@ class Gateway:
 
     async def run(self) -> None:
         """Raises CannotStart."""
+        sys.setswitchinterval(SWITCH_S)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         goodbye = False
@@ -172,27 +168,19 @@ class Gateway:
 
     def _on_news(self, monitor: Monitor) -> None:
         kinds = monitor.drain()
-        if not kinds:
-            return
-        pause = READ_AGAIN_S
-        if kinds <= {"route"}:
-            pause = max(pause, self._read_took_s / READ_SHARE)
-        self.read_back_soon(pause)
+        if kinds:
+            self.reading.news(kinds)
+            self.wake.set()
 
-    def look_at_groups(self, groups: Iterable[int]) -> None:
-        """These are not as they should be: read them back with their buckets."""
-        self._suspects.update(groups)
-        self.read_back_soon()
+    def suspect(self, groups: Iterable[int]) -> None:
+        """These are not as they should be."""
+        self.reading.suspect(groups)
+        self.wake.set()
 
     @property
     def is_behind(self) -> bool:
         """Something is known that is not in the kernel yet, besides moves that wait."""
         return self.paths.is_behind or self.services.is_busy or not self.plain.is_settled
-
-    def read_back_soon(self, pause: float = READ_AGAIN_S) -> None:
-        """The kernel may not be as we believe."""
-        self._read_at = min(self._read_at, self._read_ended + pause)
-        self.wake.set()
 
     # configuration
 
@@ -239,7 +227,7 @@ class Gateway:
             now = time.monotonic()
             until = min(
                 now + CONFIG_LOOK_S,
-                self._read_at,
+                self.reading.due_at,
                 self.services.next_look,
                 self.plain.next_look,
                 self.deferral.until(self.config),
@@ -256,7 +244,7 @@ class Gateway:
 
     async def _pass(self) -> None:
         now = time.monotonic()
-        if now >= self._read_at or self.services.tables.doubtful:
+        if now >= self.reading.due_at or self.services.tables.doubtful:
             await self._read_back()
         self.deferral.note(self.config, self.speaker, now)
         if not self.deferral.sync.in_sync:
@@ -264,17 +252,19 @@ class Gateway:
             # is made of a part of the members, to which the rest could only come by moves.
             self.deferral.look(self.config, self.speaker, now)
             self._note_sync()
-        if await self.paths.take():
-            self.onward.is_due = True
-        await self._steps(self.services.work())
-        await self._steps(self.plain.work())
+        has_news = await self.paths.take()
+        self.onward.is_due |= has_news
+        await self._work(self.services.work())
+        await self._work(self.plain.work())
         if self.deferral.sync.in_sync:
             self.slots.retain(self.services.used_slots() | self.plain.used_slots())
             if not self.services.holds_any:
                 self.deferral.begin_again_if_cut_off(self.config, self.speaker, now)
                 self._note_sync()
-        self._check_hash()
-        await self._steps(self.onward.work())
+        await self._check_hash()
+        await self._offer()
+        if has_news:
+            self._memory.settle_down()
 
     def _note_sync(self) -> None:
         if self.services.in_sync != self.deferral.sync.in_sync:
@@ -282,82 +272,74 @@ class Gateway:
             self.plain.in_sync |= self.services.in_sync
             self.onward.is_due = True
 
-    async def _steps(self, work: Iterable[None]) -> None:
-        """Run `work`, and let the event loop breathe."""
-        began = time.monotonic()
+    async def _work(self, work: Iterator[None]) -> None:
+        """Run `work` in a thread, a part at a time: those who look need not wait for its end."""
+        is_done = False
         try:
-            for _ in work:
-                if time.monotonic() - began > STEP_S:
-                    await asyncio.sleep(0)
-                    began = time.monotonic()
+            while not is_done:
+                async with self.drivers:
+                    is_done = await asyncio.to_thread(_part, work)
         except NetlinkError as error:
             # A read was refused. What is left to be done is still marked; go on from what is there.
             log.warning("the kernel could not be read: %s", error)
             self.plain.read_again()
-            self._read_at = time.monotonic() + CONFIG_LOOK_S
+            self.reading.retry()
+
+    async def _offer(self) -> None:
+        """The RIB belongs to the event loop: in small steps on it."""
+        began = time.monotonic()
+        for _ in self.onward.work():
+            if time.monotonic() - began > STEP_S:
+                await asyncio.sleep(0)
+                began = time.monotonic()
 
     async def _read_back(self) -> None:
-        began = time.monotonic()
-        self._read_at = math.inf  # what comes from now on asks for another
         expected = self.services.expected()
-        groups = sorted(expected.groups)
-        turn = self._turn % len(groups) if groups else 0
-        chosen = set(islice([*groups[turn:], *groups[:turn]], GROUPS_A_READ))
-        chosen |= self._suspects
-        self._suspects.clear()
-        self._turn = turn + GROUPS_A_READ
+        chosen = self.reading.begin(expected.groups)
         try:
-            addresses = self.kernel.addresses()
-            connected = Connected(self.kernel.links(), addresses)
-            difference, standing, findings = await asyncio.to_thread(
-                _read, expected, chosen, self.config
-            )
-        except (NetlinkError, OSError) as error:
+            found = await asyncio.to_thread(read, expected, chosen, self.config.hash_seed)
+        except OSError as error:
             log.warning("the kernel could not be read back: %s", error)
-            self._read_at = time.monotonic() + CONFIG_LOOK_S
+            self.reading.retry()
             return
-        self.findings.note(findings)
-        if connected != self.connected:
-            self.connected, self.addresses = connected, addresses
+        self.findings.note(found.findings)
+        if found.connected != self.connected:
+            self.connected, self.addresses = found.connected, found.addresses
             self.services.links_changed()
             # An address that came later may be a next hop of ours.
-            config = with_next_hops(self.config, connected, addresses)
+            config = with_next_hops(self.config, self.connected, self.addresses)
             if config != self.speaker.config:
                 self.speaker.reconfigure(config)
             self.onward.is_due = True
-        if difference:
-            log.warning("the kernel had lost or changed what is ours: %s", difference.text)
-        self.services.mend(difference)
-        self.plain.read_again(standing)
-        self._read_ended = time.monotonic()
-        self._read_took_s = self._read_ended - began
-        self._read_at = min(self._read_at, self._read_ended + READ_BACK_S)
+        if found.difference:
+            log.warning("the kernel had lost or changed what is ours: %s", found.difference.text)
+        self.services.mend(found.difference)
+        self.plain.read_again(found.standing)
+        self._memory.settle_down()
+        self.reading.ended()
 
-    def _check_hash(self) -> None:
+    async def _check_hash(self) -> None:
         for family in Family:
             source = hash_check.own_address([a.address for a in self.addresses], family)
             if family in self.hash_checked or source is None:
                 continue
-            for row in self.services.rows:
-                if row.family is family and hash_check.enough(row):
-                    wrong = hash_check.check(self.kernel, row, source, self.config.hash_seed)
-                    self.hash_checked[family] = wrong
-                    if wrong:
-                        log.warning("%s", wrong)
-                    break
+            rows = self.services.rows
+            row = next((r for r in rows if r.family is family and hash_check.enough(r)), None)
+            if row is not None:
+                seed = self.config.hash_seed
+                wrong = await asyncio.to_thread(hash_check.check, self.kernel, row, source, seed)
+                self.hash_checked[family] = wrong
+                if wrong:
+                    log.warning("%s", wrong)
 
 
-def _read(
-    expected: Expected, chosen: set[int], config: GatewayConfig
-) -> tuple[Difference, plain_reading.Standing, list[Finding]]:
-    """For a thread of its own."""
-    kernel = RealKernel()
-    try:
-        difference = compare(kernel, expected, buckets_of=chosen)
-        standing = plain_reading.read(kernel, blackholes=False)
-        return difference, standing, settle(config.hash_seed)
-    finally:
-        kernel.close()
+def _part(work: Iterator[None]) -> bool:
+    """Some of it. True: all is done."""
+    until = time.monotonic() + PART_S
+    while time.monotonic() < until:
+        if next(work, work) is work:
+            return True
+    return False
 
 
 def run(path: str) -> int:

@@ -36,8 +36,14 @@ class Onward:
         self.is_due, self._stood = False, stands
         snapshot = yield from self._snapshot()
         offered = yield from self._offers.steps(gateway.config.neighbors, snapshot)
+        same: dict[tuple[int, int], bool] = {}
         for name, routes in offered.items():
-            if routes != self._told.get(name):
+            told = self._told.get(name)
+            key = (id(routes), id(told))
+            if key not in same:
+                same[key] = routes == told
+                yield
+            if not same[key]:
                 gateway.speaker.set(name, routes)
                 yield
         self._told = offered

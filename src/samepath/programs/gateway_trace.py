@@ -21,6 +21,7 @@ from samepath.model.net import (
     parse_address,
     prefix_text,
 )
+from samepath.programs.gateway_view import held
 
 if TYPE_CHECKING:
     from samepath.programs.gateway import Gateway
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
-def trace(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
+async def trace(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError for a question that makes no sense or has no answer, in words."""
     flow = _flow(question)
+    async with held(gateway):
+        return _answer(gateway, flow)
+
+
+def _answer(gateway: Gateway, flow: Flow) -> dict[str, Any]:
     found = _find(gateway, flow.destination)
     if found is None:
         raise ValueError(_why_none(gateway, flow.destination))

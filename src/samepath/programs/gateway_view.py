@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +19,55 @@ from samepath.apply.readback import Difference, Expected, compare
 from samepath.apply.row import Row
 from samepath.model.net import Family, Nlri, address_text, prefix_text
 from samepath.netlink.kernel import RealKernel
+from samepath.programs.memory import no_collection
 from samepath.programs.peers_view import peers_view
 
 if TYPE_CHECKING:
     from samepath.programs.gateway import Gateway
 
 PREFIXES_SHOWN = 1000
+PATIENCE_S = 5.0
+BUCKETS_READ = 200_000
+"""So many are compared one by one, which takes a quarter of a second; of further groups only the
+members are, unless all is asked for."""
 PIECE = 64
 """Tables, or sixteen times as many prefixes, that are told before the event loop is served."""
 
 
 async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
-    """Everything an operator asks first; JSON-able."""
+    """Everything an operator asks first; JSON-able. Raises ValueError if the gateway is held up."""
+    async with held(gateway):
+        expected = gateway.services.expected()
+        count = max(1, BUCKETS_READ // gateway.config.buckets)
+        chosen = None if question.get("all") else gateway.reading.in_turn(expected.groups, count)
+    difference = await asyncio.to_thread(_compare, expected, chosen)
+    async with held(gateway):
+        _leave_out_what_changed(gateway, expected, difference)
+        return await _answer(gateway, difference, bool(question.get("all")))
+
+
+@asynccontextmanager
+async def held(gateway: Gateway) -> AsyncIterator[None]:
+    """The drivers, at rest. Raises ValueError if they do not come to rest."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await gateway.drivers.acquire()
+    except TimeoutError:
+        raise ValueError(
+            f"the kernel has not taken a write for {PATIENCE_S:.0f} s (a link went down under many "
+            "groups?): ask again"
+        ) from None
+    try:
+        yield
+    finally:
+        gateway.drivers.release()
+
+
+async def _answer(gateway: Gateway, difference: Difference, everything: bool) -> dict[str, Any]:
     services, plain = gateway.services, gateway.plain
-    expected = services.expected()
-    difference = await asyncio.to_thread(_compare, expected)
-    _leave_out_what_changed(gateway, expected, difference)
     if difference:
-        gateway.look_at_groups(difference.changed)
-    limit = PREFIXES_SHOWN if not question.get("all") else 1 << 30
+        gateway.suspect(difference.changed)
+    limit = PREFIXES_SHOWN if not everything else 1 << 30
     rows = [row for row in services.rows if row.nlris]
     tables = []
     for count, row in enumerate(rows, 1):
@@ -74,7 +106,7 @@ async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
             "idle": services.moved.idle,
             "deadline": services.moved.deadline,
         },
-        "routes": _routes(gateway, limit),
+        "routes": await _routes(gateway, limit),
         "routes_total": len(gateway.paths.plain_wanted),
         "errors": errors,
         "refusals": [
@@ -90,12 +122,9 @@ async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(expected: Expected) -> Difference:
-    kernel = RealKernel()
-    try:
-        return compare(kernel, expected)
-    finally:
-        kernel.close()
+def _compare(expected: Expected, chosen: set[int] | None) -> Difference:
+    with no_collection(), closing(RealKernel()) as kernel:
+        return compare(kernel, expected, buckets_of=chosen)
 
 
 def _leave_out_what_changed(gateway: Gateway, expected: Expected, difference: Difference) -> None:
@@ -201,13 +230,21 @@ def _sorted(nlris: Any) -> list[Nlri]:
     return sorted(nlris, key=lambda nlri: (nlri[1:], nlri[:1]))
 
 
-def _routes(gateway: Gateway, limit: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "prefix": prefix_text(family, nlri),
-            "kind": what.kind,
-            "next_hops": [address_text(a) for a in what.gateways],
-            "installed": gateway.plain.is_installed(family, nlri),
-        }
-        for (family, nlri), what in islice(gateway.paths.plain_wanted.items(), limit)
-    ]
+async def _routes(gateway: Gateway, limit: int) -> list[dict[str, Any]]:
+    shown = []
+    hops: dict[int, list[str]] = {}
+    wanted = gateway.paths.plain_wanted
+    for count, ((family, nlri), what) in enumerate(list(islice(wanted.items(), limit)), 1):
+        if id(what) not in hops:
+            hops[id(what)] = [address_text(a) for a in what.gateways]
+        shown.append(
+            {
+                "prefix": prefix_text(family, nlri),
+                "kind": what.kind,
+                "next_hops": hops[id(what)],
+                "installed": gateway.plain.is_installed(family, nlri),
+            }
+        )
+        if count % (16 * PIECE) == 0:
+            await asyncio.sleep(0)
+    return shown
