@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from samepath.cli.lab import lab as command
 from samepath.lab import processes
 from samepath.lab.netns import Namespace
+from samepath.lab.run import alone
 from samepath.lab.running import ROOT, Lab, LabError, down, namespaces_of, wait
 from samepath.lab.topology import Spec
 
@@ -145,3 +146,15 @@ def test_a_pod_is_reached_from_its_node(name: str) -> None:
     assert time.monotonic() - began < 5
     assert lab.pods("n1") == []
     assert f"{name}.web-n1-1" not in namespaces_of(name)
+
+
+def test_one_demo_at_a_time(name: str) -> None:
+    """And it removes what a crashed one has left, but not what is running."""
+    Namespace(f"{name}.gw1").create()
+    with alone(name):
+        assert nothing_left(name)
+        with pytest.raises(LabError, match="running already"), alone(name):
+            pass
+    assert not Path(f"/run/{name}.lock").exists()
+    with alone(name):
+        pass

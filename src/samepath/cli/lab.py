@@ -19,10 +19,11 @@ def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
         from samepath.lab.running import LabError
+        from samepath.lab.traffic import TrafficError
 
         try:
             return command(*arguments, **options)
-        except (LabError, ValueError) as error:
+        except (LabError, TrafficError, ValueError) as error:
             raise click.ClickException(str(error)) from error
 
     return run

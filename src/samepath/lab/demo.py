@@ -10,6 +10,7 @@ STEPS_OF_CONTROL = ("add", "drain", "remove", "crash")
 """Where plain ECMP and Samepath differ; what they share need not be shown twice."""
 CONNECTIONS = 2000
 REPORT = Path("report")
+NAME = "samepath-demo"
 
 
 def main() -> int:
@@ -20,10 +21,11 @@ def main() -> int:
     from rich.console import Console
 
     from samepath.lab.report import write
-    from samepath.lab.run import measure
-    from samepath.lab.running import LabError, down
+    from samepath.lab.run import alone, measure
+    from samepath.lab.running import LabError
     from samepath.lab.table import show
     from samepath.lab.topology import Spec
+    from samepath.lab.traffic import TrafficError
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(
@@ -33,13 +35,11 @@ def main() -> int:
     )
     spec = Spec()
     try:
-        down("samepath-demo")
-        ours = measure("samepath-demo", spec, "kernel", CONNECTIONS, None, False, console)
-        show(console, ours)
-        plain = measure(
-            "samepath-demo", spec, "plain", CONNECTIONS, STEPS_OF_CONTROL, False, console
-        )
-    except LabError as error:
+        with alone(NAME):
+            ours = measure(NAME, spec, "kernel", CONNECTIONS, None, False, console)
+            show(console, ours)
+            plain = measure(NAME, spec, "plain", CONNECTIONS, STEPS_OF_CONTROL, False, console)
+    except (LabError, TrafficError) as error:
         console.print(f"[red]The demo failed:[/] {error}")
         return 1
     show(console, plain)

@@ -48,7 +48,11 @@ class Namespace:
         if self.path.exists():
             with suppress(OSError, NetlinkError):  # not a namespace yet: `ip netns add` was killed
                 self._delete_groups()
-            ip("netns", "del", self.name)
+            try:
+                ip("netns", "del", self.name)
+            except RuntimeError:
+                if self.path.exists():
+                    raise  # else somebody else has removed it in the meantime
 
     def _delete_groups(self) -> None:
         kernel = RealKernel(self.path)

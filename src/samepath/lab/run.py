@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,7 @@ from samepath.lab import results
 from samepath.lab.progress import Progress
 from samepath.lab.render import Dataplane
 from samepath.lab.results import Run
-from samepath.lab.running import Lab, down, replace
+from samepath.lab.running import Lab, LabError, down, need_root, replace
 from samepath.lab.scenario import Survival, period_s
 from samepath.lab.steps import chosen
 from samepath.lab.topology import Spec
@@ -24,6 +27,23 @@ TITLES = {
     "kernel": "Survival with Samepath (resilient groups, each bucket owned)",
     "plain": "The control: the same with the kernel's plain ECMP",
 }
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Nobody else runs this lab; what a crashed run of it has left is removed. Raises LabError."""
+    need_root()
+    lock = Path(f"/run/{name}.lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(f"{name} is running already") from None
+        try:
+            down(name)
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def run_survival(
