@@ -1,4 +1,7 @@
-"""`samepath trace CLIENT:PORT SERVICE:PORT`: the bucket, the next hop, and why."""
+"""`samepath trace CLIENT:PORT SERVICE:PORT`: the bucket, the next hop, and why.
+
+Exit status: 0 with an answer, 1 where there is none, 2 for a question that cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from samepath.programs.control import NotRunningError, ask
 
 def split(text: str) -> tuple[str, int]:
     """`192.0.2.1:80` or `[2001:db8::1]:80`. Raises click.BadParameter."""
-    host, colon, port = text.rpartition(":")
-    host = host.strip()
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
+    if text.startswith("["):
+        host, colon, port = text[1:].partition("]:")
+    elif text.count(":") > 1:
         raise click.BadParameter(f"{text}: an IPv6 address stands in brackets: [2001:db8::1]:80")
-    if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+    else:
+        host, colon, port = text.partition(":")
+    is_number = port.isascii() and port.isdigit() and int(port) <= 65535
+    if not (host and colon and is_number):
         raise click.BadParameter(f"{text}: expected ADDRESS:PORT")
     return host, int(port)
 
@@ -44,10 +48,13 @@ def trace(client: str, service: str, proto: str, as_json: bool, run_dir: str) ->
     if as_json:
         click.echo(json.dumps(answer, indent=1))
         return
-    draining = " (draining)" if answer["draining"] else ""
+    notes = ["draining"] if answer["draining"] else []
+    notes += [] if answer["installed"] else ["its route is not installed"]
+    note = f" ({', '.join(notes)})" if notes else ""
     click.echo(f"{answer['client']} → {answer['service']}, {proto}")
+    click.echo(f"  service   {answer['prefix']}")
+    click.echo(f"  table     {answer['table']:#x}, digest {answer['digest']}")
     click.echo(f"  hash      {answer['hash']:#010x}")
     click.echo(f"  bucket    {answer['bucket']} of {answer['buckets']}")
-    click.echo(f"  table     {answer['table']:#x}, digest {answer['digest']}")
-    click.echo(f"  next hop  {answer['next_hop']}{draining}")
+    click.echo(f"  next hop  {answer['next_hop']}{note}")
     click.echo(f"  why       {answer['why']}")

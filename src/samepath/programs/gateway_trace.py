@@ -138,8 +138,8 @@ def _why(gateway: Gateway, row: Row, at: int, owner: Address, target: Address) -
         return f"the bucket is about to move to {address_text(target)}"
     waited = time.monotonic() - since
     deadline = gateway.config.move_deadline_s
-    late = f", or after {deadline - waited:.0f} s" if deadline is not None else ""
+    late = f", in {deadline - waited:.0f} s at the latest" if deadline is not None else ""
     return (
-        f"the bucket waits for {waited:.0f} s to be idle for {gateway.config.idle_timer_s:g} s"
-        f"{late}, and will move to {address_text(target)} then"
+        f"a move to {address_text(target)} has waited for {waited:.0f} s, until the bucket has "
+        f"been idle for {gateway.config.idle_timer_s:g} s{late}"
     )
