@@ -23,7 +23,7 @@ def main() -> int:
     from samepath.lab.report import write
     from samepath.lab.run import alone, measure
     from samepath.lab.running import LabError
-    from samepath.lab.table import show
+    from samepath.lab.table import compare, show
     from samepath.lab.topology import Spec
     from samepath.lab.traffic import TrafficError
 
@@ -31,7 +31,7 @@ def main() -> int:
     console.print(
         "Two gateways, four nodes and two spare ones, eight pods, three clients and a BIRD router, "
         f"each a network namespace of its own; {CONNECTIONS} TCP connections. "
-        "It takes about six minutes."
+        "It takes about five minutes."
     )
     spec = Spec()
     try:
@@ -43,8 +43,7 @@ def main() -> int:
         console.print(f"[red]The demo failed:[/] {error}")
         return 1
     show(console, plain)
-    console.rule("Samepath beside the control")
-    show(console, ours, plain)
+    compare(console, ours, plain)
     page = write(REPORT, ours, plain)
     console.print(f"\nThe report: [bold]{page.resolve()}[/]", highlight=False)
     return 0 if ours.passed and plain.passed else 1

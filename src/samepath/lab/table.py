@@ -15,10 +15,15 @@ def show(console: Console, run: Run, control: Run | None = None) -> None:
     """All steps of a run, what was required, and the control beside it."""
     console.print(_steps(run))
     if control is not None:
-        console.print(_comparison(run, control))
+        compare(console, run, control)
     for check in run.checks:
         sign = "[green]✓[/]" if check.passed else "[red]✗[/]"
         console.print(f"{sign} {check.name}: {check.found}", highlight=False)
+
+
+def compare(console: Console, run: Run, control: Run) -> None:
+    """What was broken that had nothing to do with the step, side by side."""
+    console.print(_comparison(run, control))
 
 
 def _steps(run: Run) -> Table:
