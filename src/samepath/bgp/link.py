@@ -124,7 +124,11 @@ class Link(asyncio.BufferedProtocol):
         self.resume_reading()
         self._is_closing = True
         if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # reset by the neighbour, and asyncio has not heard of it yet
+                self._transport.abort()
+                return
         self._loop.call_later(CLOSE_S, self.abort)
 
     def abort(self) -> None:

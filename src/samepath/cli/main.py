@@ -42,5 +42,7 @@ def cli() -> None:
 
 def main() -> None:
     sys.exit(cli())
+
+
 if __name__ == "__main__":
     main()

@@ -121,7 +121,6 @@ class Offers:
                 advertisement = made[paths] = self._one_object(advertisement)
             yield nlri, advertisement
 
-
     def _one_object(self, advertisement: Advertisement) -> Advertisement:
         if len(self._known) >= KNOWN:
             self._known.clear()  # costs a comparison, once
