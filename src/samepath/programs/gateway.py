@@ -65,6 +65,10 @@ class CannotStart(Exception):
     """The world does not let us, in words."""
 
 
+class CannotFollow(Exception):
+    """A configuration that a running gateway cannot follow, in words."""
+
+
 class Gateway:
     def __init__(self, config: GatewayConfig, watch: Watch) -> None:
         self.config = config
@@ -194,7 +198,7 @@ class Gateway:
         try:
             config = await asyncio.to_thread(load, str(self.watch.path), GatewayConfig)
             self._take(config)
-        except (DocumentError, OSError) as error:
+        except (DocumentError, CannotFollow) as error:
             self.config_error = str(error)
             log.error("configuration refused, the last good one stands: %s", error)
             return
@@ -203,13 +207,15 @@ class Gateway:
         self.findings.note(await asyncio.to_thread(settle, config.hash_seed))
 
     def _take(self, config: GatewayConfig) -> None:
-        """Raises DocumentError or OSError, and then nothing has changed."""
+        """Raises CannotFollow, and then nothing has changed."""
         for field in FIXED:
             if getattr(config, field) != getattr(self.config, field):
                 name = {"local_as": "as"}.get(field, field)
-                message = "a change needs a restart of the gateway"
-                raise DocumentError(str(self.watch.path), 0, name, message)
-        self.speaker.reconfigure(with_next_hops(config, self.connected, self.addresses))
+                raise CannotFollow(f"{self.watch.path}: {name}: a change needs a restart")
+        try:
+            self.speaker.reconfigure(with_next_hops(config, self.connected, self.addresses))
+        except OSError as error:
+            raise CannotFollow(f"{self.watch.path}: listen: {error.strerror or error}") from error
         if config.hash_seed != self.config.hash_seed:
             self.hash_checked = {}
         self.config = config
