@@ -214,7 +214,7 @@ def test_history_does_not_matter(
         if data.draw(st.booleans(), label="restart"):
             site.restart()
     current |= last
-    for _ in range(4):  # whatever was refused, is tried again
+    for _ in range(len(worlds) + 2):  # whatever was refused, is tried again
         site.want(current)
         kernel.advance(60)
         site.now += 60
