@@ -237,8 +237,10 @@ class Stage:
             for route in kernel.routes(family, 83):
                 if route.nlri == nlri and route.nexthop_id:
                     hops = {n.id: n.gateway for n in kernel.nexthops()[0]}
-                    owners = [hops[i] for i in kernel.bucket_state(route.nexthop_id).ids]
-                    return from_owners([o for o in owners if o is not None])
+                    ids = kernel.bucket_state(route.nexthop_id).ids
+                    owners = [o for i in ids if (o := hops.get(i)) is not None]
+                    # Read one after the other: it may have changed in between.
+                    return from_owners(owners) if ids and len(owners) == len(ids) else None
             return None
         finally:
             kernel.close()

@@ -121,6 +121,23 @@ def test_status_shows_the_difference_while_it_lasts(stage: Stage) -> None:
     assert "buckets differ" in states["ipv4"]
 
 
+def test_settled_is_not_said_while_the_kernel_is_otherwise(stage: Stage) -> None:
+    """The kernel is not read back twice within a tenth of a second: time enough to ask."""
+    two_nodes(stage)
+    nlri = parse_prefix(SERVICE)[1]
+    caught = 0
+    for _ in range(20):
+        meddle(stage, DeleteRoutes(Family.IPV4, [nlri], 10))
+        eventually(lambda: stage.owners() == table(1, 2), 5)
+        meddle(stage, DeleteRoutes(Family.IPV4, [nlri], 10))
+        status = stage.status()
+        if stage.owners() is None:  # and so it was for as long as status took
+            assert not status["settled"]
+            caught += status["kernel"] == "1 routes lost or changed"
+        eventually(lambda: stage.owners() == table(1, 2) and stage.settled(), 5)
+    assert caught >= 3
+
+
 def test_settings_that_others_change_are_set_right(stage: Stage) -> None:
     two_nodes(stage)
     name = "net.ipv4.fib_multipath_hash_policy"
@@ -427,6 +444,48 @@ def test_fault_of_ours_ends_the_process_and_nothing_moves(stage: Stage) -> None:
     eventually(stage.settled)
     assert stage.owners() == table(1, 2)
     assert stage.status()["moves"] == {"waiting": 0, "departed": 0, "idle": 0, "deadline": 0}
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from samepath.programs import gateway
+part = gateway._part
+def slow(work):
+    while Path(sys.argv[2]).exists():
+        time.sleep(0.05)
+    return part(work)
+gateway._part = slow
+sys.exit(gateway.run(sys.argv[1]))
+"""
+
+
+def test_kernel_that_takes_no_write_costs_no_session_and_no_withdrawal(stage: Stage) -> None:
+    """A link that goes down under many groups holds every write up, for half a minute and more."""
+    stage.write_config()
+    trigger = stage.folder / "slow"
+    log = (stage.folder / "gateway.log").open("ab")
+    stage.process = stage.gateway.popen(
+        sys.executable, "-c", SLOW, str(stage.folder / "gateway.yaml"), str(trigger),
+        stdout=log, stderr=log,
+    )  # fmt: skip
+    router = stage.router()
+    router.offer({})
+    stage.serve(1, 2)
+    eventually(lambda: router.knows().get(SERVICE) == ["10.8.0.2"])
+    before = flaps(stage)
+    trigger.touch()
+    stage.peers["n1"].offer({})
+    stage.peers["n2"].offer({})
+    eventually(lambda: SERVICE not in router.knows(), 2)
+    assert stage.owners() is not None, "the kernel has it still"
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="the kernel has not taken a write"):
+        ask(stage.config.run_dir, "gateway", "status")
+    assert time.monotonic() - began > 4, "longer than the hold time of the sessions"
+    trigger.unlink()
+    eventually(lambda: stage.owners() is None and stage.settled())
+    assert flaps(stage) == before
 
 
 # The other data plane

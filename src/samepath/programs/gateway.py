@@ -260,6 +260,8 @@ class Gateway:
             self._note_sync()
         has_news = await self.paths.take()
         self.onward.is_due |= has_news
+        if has_news and self.paths.have_gone:
+            await self._offer()  # withdrawn before its route goes, and though the kernel be slow
         await self._work(self.services.work())
         await self._work(self.plain.work())
         if self.deferral.sync.in_sync:

@@ -31,6 +31,8 @@ class Paths:
         self.plain_wanted: dict[tuple[Family, Nlri], Wanted] = {}
         self.is_planning = False
         """Changes were taken from the RIB and are not with the drivers yet."""
+        self.have_gone = False
+        """Of the prefixes that were taken last, some have no path any more."""
         self._gateways: dict[tuple[Family, Nlri], Gateways] = {}
         self._plain_changed = False
 
@@ -42,7 +44,7 @@ class Paths:
         """Whether anything changed."""
         if not self.rib.is_changed:
             return False
-        self.is_planning, self._plain_changed = True, False
+        self.is_planning, self._plain_changed, self.have_gone = True, False, False
         for family, nlris in self.rib.take_changed().items():
             parts: dict[PathSet | None, list[Nlri]] = defaultdict(list)
             for count, nlri in enumerate(nlris, 1):
@@ -51,6 +53,7 @@ class Paths:
                     await asyncio.sleep(0)
             for paths, part in parts.items():
                 what = wanted(paths.best) if paths is not None else None
+                self.have_gone |= what is None
                 for start in range(0, len(part), PIECE):
                     self._want(family, part[start : start + PIECE], what)
                     await asyncio.sleep(0)
