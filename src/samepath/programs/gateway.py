@@ -20,7 +20,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec, TypeVar
 
 from samepath.apply import hash_check
 from samepath.apply.adoption import adopted_hops
@@ -50,11 +51,16 @@ from samepath.programs.next_hops import with_next_hops
 
 log = logging.getLogger("samepath.gateway")
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 CONFIG_LOOK_S = 1.0
 STEP_S = 0.005
 """Work on the event loop goes on for so long before others are served."""
 SWITCH_S = 0.001
 """A thread that computes lets the event loop go on after so long."""
+SLOW_S = 0.25
+"""The kernel usually answers sooner."""
 PART_S = 0.02
 """Work in a thread, before others may look."""
 FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric")
@@ -286,12 +292,26 @@ class Gateway:
         try:
             while not is_done:
                 async with self.drivers:
-                    is_done = await asyncio.to_thread(_part, work)
+                    is_done = await self._in_thread(_part, work)
         except NetlinkError as error:
             # A read was refused. What is left to be done is still marked; go on from what is there.
             log.warning("the kernel could not be read: %s", error)
             self.plain.read_again()
             self.reading.retry()
+
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        """What speaks with the kernel. While that takes long, prefixes that have lost all their
+        paths are withdrawn all the same."""
+        done = asyncio.ensure_future(asyncio.to_thread(work, *args, **more))
+        try:
+            while not done.done():
+                await asyncio.wait([done], timeout=SLOW_S)
+                if not done.done() and self.speaker.rib.is_changed:
+                    self.onward.is_due = True
+                    await self._offer()
+            return done.result()
+        finally:
+            done.cancel()
 
     async def _offer(self) -> None:
         """The RIB belongs to the event loop: in small steps on it."""
@@ -305,7 +325,7 @@ class Gateway:
         expected = self.services.expected()
         chosen = self.reading.begin(expected.groups)
         try:
-            found = await asyncio.to_thread(read, expected, chosen, self.config.hash_seed)
+            found = await self._in_thread(read, expected, chosen, self.config.hash_seed)
         except OSError as error:
             log.warning("the kernel could not be read back: %s", error)
             self.reading.retry()
@@ -335,7 +355,7 @@ class Gateway:
             row = next((r for r in rows if r.family is family and hash_check.enough(r)), None)
             if row is not None:
                 seed = self.config.hash_seed
-                wrong = await asyncio.to_thread(hash_check.check, self.kernel, row, source, seed)
+                wrong = await self._in_thread(hash_check.check, self.kernel, row, source, seed)
                 self.hash_checked[family] = wrong
                 if wrong:
                     log.warning("%s", wrong)

@@ -64,7 +64,8 @@ class Onward:
         services: dict[Family, Collection[Nlri]] = dict.fromkeys(Family, ())
         if in_sync:
             for family, nlris in kinds["services"].items():
-                services[family] = [*nlris, *gateway.services.routed[family]]
+                # A copy, made at once: the driver may be at work in its thread.
+                services[family] = nlris + list(gateway.services.routed[family])
         has_way_out = any(n.import_.routes for n in gateway.config.neighbors)
         return Snapshot(
             services=services,
