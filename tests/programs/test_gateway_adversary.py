@@ -227,6 +227,35 @@ def test_peers_of_one_family_are_enough(stage: Stage) -> None:
     assert stage.owners(SERVICE6) is None
 
 
+def test_link_that_is_down_longer_than_the_hold_time(stage: Stage) -> None:
+    """All sessions are lost, and the services with them; when the nodes are back, one after the
+    other, there is one table of all of them, not one of the first."""
+    router = stage.router()
+    router.offer({})
+    two_nodes(stage)
+    eventually(lambda: SERVICE in router.knows())
+    ids = {t["id"] for t in stage.status()["tables"]}
+    stage.gateway.ip("link", "set", "dev", "eth0", "down")
+    eventually(lambda: SERVICE not in router.knows())
+    eventually(lambda: stage.status()["tables"] == [])
+    stage.peers["n2"].process.send_signal(signal.SIGSTOP)
+    stage.gateway.ip("link", "set", "dev", "eth0", "up")
+    established = "Established"
+    eventually(
+        lambda: any(
+            p["state"] == established and all(f["end_of_rib"] for f in p["families"])
+            for p in stage.status()["peers"]
+            if p["address"] == "10.9.0.1"
+        )
+    )
+    assert stage.owners() is None
+    stage.peers["n2"].process.send_signal(signal.SIGCONT)
+    eventually(lambda: stage.owners() == table(1, 2) and stage.settled())
+    assert stage.status()["moves"]["waiting"] == 0
+    assert len(stage.status()["tables"]) == len(ids)
+    eventually(lambda: SERVICE in router.knows())
+
+
 # Time
 
 

@@ -28,7 +28,9 @@ def check(kernel: Kernel, row: Row, source: Address, seed: int) -> str:
     """What is wrong, for people; empty if the kernel did as predicted. `source` is an address of
     this host, of the row's family."""
     assert row.present is not None
-    destination = nlri_address(row.family, next(iter(row.nlris - row.unrouted)))
+    # The longest: a shorter one's first address may be another service's, by another table.
+    longest = max(row.nlris - row.unrouted, key=lambda nlri: nlri[0])
+    destination = nlri_address(row.family, longest)
     wrong = []
     for flow, value in probes(seed, source, destination, PROBES):
         try:
