@@ -5,27 +5,15 @@ The same scenarios run on the fake kernel and, marked netns, on the running one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from service_site import V4, B, Site, fake_site, node, real_site, service, target
+from service_site import V4, B, Site, fake_site, node, service, target
 
 from samepath.hashing.table import Member, Table, build
 from samepath.model.ours import slot_of
 from samepath.netlink.fake import FakeKernel
 from samepath.netlink.ops import DeleteNextHop, PutGroup, PutRoutes
 from samepath.plan.gateway import Target
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.netns)])
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    if request.param == "fake":
-        yield fake_site()
-        return
-    with real_site() as site:
-        yield site
 
 
 def wanted(*numbers: int) -> Table:

@@ -252,3 +252,17 @@ def table(
     texts = {n: f"10.9.0.{n}" if family is Family.IPV4 else f"fd00:9::{n:x}" for n in numbers}
     members = [Member(parse_address(t), (weights or {}).get(n, 1)) for n, t in texts.items()]
     return build(members, B)
+
+
+def log_of(stage: Stage) -> str:
+    return (stage.folder / "gateway.log").read_text()
+
+
+def two_nodes(stage: Stage) -> None:
+    stage.start()
+    stage.serve(1, 2)
+    eventually(lambda: stage.owners() == table(1, 2) and stage.settled())
+
+
+def flaps(stage: Stage) -> list[int]:
+    return [p["flaps"] for p in stage.status()["peers"]]

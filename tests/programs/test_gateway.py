@@ -6,8 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,19 +16,6 @@ from samepath.model.net import Family, parse_address
 from samepath.programs.control import ask
 
 pytestmark = pytest.mark.netns
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
-    try:
-        stage.create()
-        yield stage
-    finally:
-        stage.delete()
-        log = tmp_path / "gateway.log"
-        if log.exists():
-            print(log.read_text()[-6000:])
 
 
 def test_paths_become_tables_in_both_families(stage: Stage) -> None:

@@ -33,6 +33,17 @@ Target = int | _Blackhole
 """Where a route leads: the id of a next hop or of a group."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlainRow:
+    """A prefix that is wanted, for `status`."""
+
+    family: Family
+    nlri: Nlri
+    gateways: Gateways
+    installed: bool
+    error: str
+
+
 @dataclass(slots=True)
 class Standing:
     """Our plain routes in the kernel, their next hops, and the members of their groups."""

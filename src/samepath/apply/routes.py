@@ -22,7 +22,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from errno import EEXIST
 from typing import TypeVar
 
@@ -31,6 +30,7 @@ from samepath.apply.plain_reading import (
     BLACKHOLE,
     Gateways,
     Key,
+    PlainRow,
     Prefix,
     Standing,
     Target,
@@ -66,17 +66,6 @@ RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 30.0
 PIECE = 8192
 """Prefixes that are resolved in one step: some 5 ms."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlainRow:
-    """A prefix that is wanted, for `status`."""
-
-    family: Family
-    nlri: Nlri
-    gateways: Gateways
-    installed: bool
-    error: str
 
 
 class PlainRoutes:
