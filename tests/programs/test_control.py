@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from samepath.programs import control
+from samepath.programs import agent, control
 from samepath.programs.control import NotRunningError, RunDirError, ask, only_one
 
 
@@ -206,3 +206,14 @@ def test_hundred_at_once_are_all_answered(tmp_path: Path) -> None:
 def test_nobody_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotRunningError, match="no gateway answers here: No such file"):
         ask(str(tmp_path), "gateway", "status")
+
+
+def test_a_second_agent_does_not_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(
+        f"router_id: 10.0.0.1\nas: 64512\nnode: n1\nmanifests: {tmp_path}\n"
+        f"run_dir: {tmp_path}/run\nneighbors: []\n"
+    )
+    with only_one(str(tmp_path / "run"), "agent"):
+        assert agent.run(str(config)) == 1
+    assert "another agent runs with it" in caplog.text

@@ -334,5 +334,10 @@ def run(path: str) -> int:
     except DocumentError as error:
         log.error("%s", error)
         return 2
-    asyncio.run(Agent(config, path).run())
+    try:
+        with control.only_one(config.run_dir, "agent"):
+            asyncio.run(Agent(config, path).run())
+    except (control.RunDirError, PermissionError) as error:
+        log.error("cannot start: %s", error)
+        return 1
     return 0
