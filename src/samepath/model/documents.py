@@ -56,14 +56,14 @@ class DocumentError(ValueError):
         super().__init__(file, line, field, message)
         self.file = file
         self.line = line
-        """Counted from 1."""
+        """Counted from 1; 0: the whole file."""
         self.field = field
         """As in `neighbors[0].remote_as`; empty: the document itself."""
         self.message = message
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: "
-        return where + (f"{self.field}: " if self.field else "") + self.message
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: " + (f"{self.field}: " if self.field else "") + self.message
 
 
 @dataclass(frozen=True, slots=True)

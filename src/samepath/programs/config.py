@@ -14,8 +14,10 @@ def load(path: str, kind: type[T]) -> T:
     """The file's one document as `kind`. Raises DocumentError with file, line and field."""
     try:
         text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(path, 0, "", f"cannot be read: {error}") from error
+    except OSError as error:
+        raise DocumentError(path, 0, "", f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DocumentError(path, 0, "", f"cannot be read: it is not UTF-8 ({error})") from error
     documents = parse(text, path)
     if len(documents) != 1:
         raise DocumentError(path, 1, "", f"expected one document, found {len(documents)}")
