@@ -126,7 +126,6 @@ class World:
         config = {
             "router_id": "10.83.0.11",
             "as": AS,
-            "next_hops": ["10.83.0.11", "2001:db8:83::11"],
             "run_dir": str(self.run_dir),
             "node": "n1",
             "manifests": str(self.manifests),

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import signal
 import time
 from collections.abc import Mapping, Sequence
 
@@ -36,6 +35,7 @@ from samepath.model.config import AgentConfig
 from samepath.model.documents import DocumentError
 from samepath.model.net import Address, Family, Nlri, parse_address
 from samepath.model.ours import PROTOCOL
+from samepath.netlink.connected import Connected
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.monitor import Monitor
 from samepath.plan import agent as plan
@@ -43,7 +43,9 @@ from samepath.plan.services import offers
 from samepath.programs import control
 from samepath.programs.agent_view import status
 from samepath.programs.config import Watch, load
+from samepath.programs.next_hops import with_next_hops
 from samepath.programs.serving import ADDRESSES, RULES, Serving, World
+from samepath.programs.stopping import Stopping
 
 log = logging.getLogger("samepath.agent")
 
@@ -104,21 +106,14 @@ class Agent:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        goodbye = False
-
-        def end(notify: bool) -> None:
-            nonlocal goodbye
-            goodbye = notify
-            stop.set()
-
-        loop.add_signal_handler(signal.SIGTERM, end, False)
-        loop.add_signal_handler(signal.SIGINT, end, True)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        stopping = Stopping(self._reload)
         self._settle_settings()
         restarted = await self._has_state()
         self.speaker = Speaker(
-            self.config, wake=self.wake.set, restarted=restarted, forwarding_preserved=restarted
+            self._with_next_hops(self.config),
+            wake=self.wake.set,
+            restarted=restarted,
+            forwarding_preserved=restarted,
         )
         monitor, rules_monitor = self.kernel.monitor(), RulesMonitor()
         loop.add_reader(monitor.fileno(), self._on_kernel, monitor)
@@ -130,7 +125,7 @@ class Agent:
         log.info("agent of node %s runs, AS %d", self.config.node, self.config.local_as)
         self.following = asyncio.create_task(self.manifests.run())
         passes = asyncio.create_task(self._passes(rules_monitor))
-        stopped = asyncio.create_task(stop.wait())
+        stopped = asyncio.create_task(stopping.asked.wait())
         try:
             while not stopped.done():
                 following = self.following
@@ -147,7 +142,10 @@ class Agent:
             loop.remove_reader(monitor.fileno())
             loop.remove_reader(rules_monitor.fileno())
             server.close()
-            await self.speaker.stop(notify=goodbye)
+            await self.speaker.stop(notify=stopping.goodbye)
+
+    def _with_next_hops(self, config: AgentConfig) -> AgentConfig:
+        return with_next_hops(config, Connected.read(self.kernel), self.kernel.addresses())
 
     async def _has_state(self) -> bool:
         """Whether an agent before us has left something in the kernel."""
@@ -185,7 +183,7 @@ class Agent:
             fixed = [n for n in _FIXED if getattr(config, n) != getattr(self.config, n)]
             if fixed:
                 raise ValueError(f"{', '.join(fixed)}: a change needs a restart of the agent")
-            self.speaker.reconfigure(config)
+            self.speaker.reconfigure(self._with_next_hops(config))
         except (DocumentError, ValueError, OSError) as error:
             self.config_error = str(error)
             log.error("configuration refused, the last good one stands: %s", error)
@@ -265,6 +263,10 @@ class Agent:
     def _read_back(self) -> None:
         """Somebody may have changed the kernel, or it has forgotten."""
         self.kernel_touched, self.services_dirty = False, True
+        # An address that came later may be a next hop of ours.
+        config = self._with_next_hops(self.config)
+        if config != self.speaker.config:
+            self.speaker.reconfigure(config)
         self.plain.read_again()
         loopback = next(link.index for link in self.kernel.links() if link.name == LOOPBACK)
         texts = [*self.config.next_hops]

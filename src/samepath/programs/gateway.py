@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +47,7 @@ from samepath.programs.gateway_trace import trace
 from samepath.programs.gateway_view import status
 from samepath.programs.memory import Memory
 from samepath.programs.next_hops import with_next_hops
+from samepath.programs.stopping import Stopping
 
 log = logging.getLogger("samepath.gateway")
 
@@ -137,17 +137,7 @@ class Gateway:
         """Raises CannotStart."""
         sys.setswitchinterval(SWITCH_S)
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        goodbye = False
-
-        def end(notify: bool) -> None:
-            nonlocal goodbye
-            goodbye = notify
-            stop.set()
-
-        loop.add_signal_handler(signal.SIGTERM, end, False)
-        loop.add_signal_handler(signal.SIGINT, end, True)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        stopping = Stopping(self._reload_soon)
         self.findings.look_around()
         self.findings.note(settle(self.config.hash_seed))
         monitor = self.kernel.monitor(routes=True)
@@ -164,7 +154,10 @@ class Gateway:
             except OSError as error:
                 raise CannotStart(f"listen: {error.strerror or error}") from error
             log.info("gateway %s runs, AS %d", self.config.router_id, self.config.local_as)
-            tasks = [asyncio.create_task(self._passes()), asyncio.create_task(stop.wait())]
+            tasks = [
+                asyncio.create_task(self._passes()),
+                asyncio.create_task(stopping.asked.wait()),
+            ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].done():
                 tasks[0].result()  # our own fault: end, be restarted, adopt
@@ -174,7 +167,7 @@ class Gateway:
             loop.remove_reader(monitor.fileno())
             monitor.close()
             server.close()
-            await self.speaker.stop(notify=goodbye)
+            await self.speaker.stop(notify=stopping.goodbye)
 
     def _on_news(self, monitor: Monitor) -> None:
         kinds = monitor.drain()
