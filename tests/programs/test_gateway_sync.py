@@ -1,0 +1,52 @@
+"""A gateway that was cut off waits for the nodes that it had, not for a number from its file."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from samepath.model.config import GatewayConfig, Import, Neighbor
+from samepath.model.net import parse_address
+from samepath.plan.sync import Why
+from samepath.programs.gateway_sync import Deferral
+
+CONFIG = GatewayConfig(
+    router_id="10.0.0.254",
+    local_as=64512,
+    hash_seed=1,
+    expected_peers=4,
+    neighbors=[
+        Neighbor(
+            range="10.0.0.0/24",
+            remote_as=64512,
+            hold_time_s=9,
+            import_=Import(services=["192.0.2.0/24"]),
+        )
+    ],
+)
+
+
+def speaker(*up: int) -> Any:
+    peers = [
+        SimpleNamespace(
+            neighbor="10.0.0.0/24",
+            address=parse_address(f"10.0.0.{n}"),
+            is_established=True,
+            families={0: SimpleNamespace(end_of_rib_received=True)},
+        )
+        for n in up
+    ]
+    return SimpleNamespace(peers=lambda: peers, rib=SimpleNamespace(items=lambda family: ()))
+
+
+def test_it_waits_for_those_that_were_lost_together() -> None:
+    deferral = Deferral((), 0.0)
+    deferral.note(CONFIG, speaker(1, 2, 3, 4), 10.0)  # the fourth crashes here
+    deferral.note(CONFIG, speaker(1, 2, 3), 100.0)
+    deferral.note(CONFIG, speaker(3), 105.0)
+    deferral.begin_again_if_cut_off(CONFIG, speaker(), 110.0)
+    assert deferral.sync.why is Why.WAITING_FOR_HOPS
+    deferral.look(CONFIG, speaker(1, 3), 115.0)
+    assert not deferral.sync.in_sync
+    deferral.look(CONFIG, speaker(1, 2, 3), 116.0)
+    assert deferral.sync.why is Why.ALL_HEARD
