@@ -36,6 +36,26 @@ class Node:
     name: str
     pod_cidrs: tuple[tuple[Family, Nlri], ...] = ()
     drain: NodeDrain | None = None
+    addresses: tuple[Address, ...] = ()
+    """`status.addresses` of type InternalIP, in their order."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class IPPool:
+    """Where pods' addresses come from: cut into blocks, each owned by one node. Calico's IPPool."""
+
+    name: str
+    family: Family
+    cidr: Nlri
+    block_size: int
+    """Prefix length of a block; 26 and 122 unless the pool says otherwise."""
+    nat_outgoing: bool = False
+    """What leaves for an address outside of all pools has the node's address as its source."""
+    disabled: bool = False
+    """No new address comes from it; those that are in use stay."""
+    node_selector: str = "all()"
+    """Calico's selector language; valid (`model.selector`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +154,7 @@ class Cluster:
     """By `Service.key`."""
     slices: Mapping[str, tuple[EndpointSlice, ...]] = field(default_factory=dict)
     """By the key of their service."""
+    pools: Mapping[str, IPPool] = field(default_factory=dict)
 
     def targets(
         self, service: Service, port: ServicePort, family: Family, node: str
@@ -171,20 +192,23 @@ def _better(new: Target, old: Target) -> bool:
     return (new.ready, new.serving, new.local) > (old.ready, old.serving, old.local)
 
 
-def make_cluster(objects: Iterable[Node | Service | EndpointSlice]) -> Cluster:
+def make_cluster(objects: Iterable[Node | Service | EndpointSlice | IPPool]) -> Cluster:
     """The objects, indexed. Of two with one name the later counts; sources see to that."""
     nodes: dict[str, Node] = {}
     services: dict[str, Service] = {}
     slices: dict[str, dict[str, EndpointSlice]] = {}
+    pools: dict[str, IPPool] = {}
     for thing in objects:
         if isinstance(thing, Node):
             nodes[thing.name] = thing
         elif isinstance(thing, Service):
             services[thing.key] = thing
+        elif isinstance(thing, IPPool):
+            pools[thing.name] = thing
         else:
             slices.setdefault(thing.service_key, {})[thing.key] = thing
     ordered = {key: tuple(s for _, s in sorted(of.items())) for key, of in slices.items()}
-    return Cluster(nodes, services, ordered)
+    return Cluster(nodes, services, ordered, pools)
 
 
 def addresses_by_family(addresses: Iterable[Address]) -> dict[Family, list[Address]]:

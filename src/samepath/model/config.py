@@ -152,6 +152,22 @@ class Advertise(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     cluster_ips: bool = False
 
 
+class Cni(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The agent's side of the CNI plugin, which asks at `run_dir`/cni.sock."""
+
+    store: str = "/var/lib/samepath/attachments.db"
+    """Which container has which addresses."""
+    block_claims: str | None = None
+    """A file that all nodes share, in which blocks of the IPPools are claimed under a lock. Left
+    out: our blocks are `pod_cidrs`, or `spec.podCIDRs` of our Node."""
+    mtu: int | None = None
+    """Of pods' links; left out: the smallest of the links towards our neighbours."""
+
+    def __post_init__(self) -> None:
+        if self.mtu is not None and not 1280 <= self.mtu <= 65535:
+            raise ValueError(f"mtu: 1280 to 65535, not {self.mtu}")
+
+
 class AgentConfig(Bgp, frozen=True, kw_only=True):
     node: str
     """The name of our Node object."""
@@ -168,6 +184,11 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
     cluster_cidrs: list[str] = []
     """All pods' addresses: traffic from them to a service may use any endpoint. Left out: the pod
     blocks of all Nodes."""
+    cni: Cni | None = None
+    """Left out: we give no pods their network."""
+    mesh: bool = False
+    """Every other Node is a neighbour, at its first InternalIP of our router id's family, in our
+    AS; needs `listen`. Else pod blocks come by the gateways, which reflect them."""
     route_metric: int = 10
 
 
