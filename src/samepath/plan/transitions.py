@@ -1,4 +1,6 @@
-"""Buckets in transition: what the BPF data plane is to hold next. Pure; `apply.bpf_tables` calls it.
+"""Buckets in transition: what the BPF data plane is to hold next.
+
+Pure; called by `apply.bpf_tables`.
 
 A bucket whose owner changes while the present one still lives is in transition: new flows go to the
 new owner at once, flows that are there already stay with the old one (KERNEL.md's rules are
@@ -54,7 +56,8 @@ class Buckets:
     @property
     def moving(self) -> NDArray[np.bool_]:
         """Which buckets are in transition."""
-        return self.old != NONE
+        moving: NDArray[np.bool_] = self.old != NONE
+        return moving
 
     @property
     def used(self) -> Times:
