@@ -58,8 +58,8 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     import_: Import = msgspec.field(name="import", default_factory=Import)
     export: list[Literal["services", "pods", "default"]] = []
     """What we advertise to this neighbour. Gateway: learned services (next hop self), the nodes'
-    pod blocks (next hop unchanged, reflected), a default route to ourselves. An agent advertises
-    its own services and pod block to every neighbour, and leaves this empty."""
+    pod blocks (next hop unchanged, reflected), a default route to ourselves. Agent: its own
+    services and pod blocks; left empty it advertises both."""
 
     def __post_init__(self) -> None:
         if (self.address is None) == (self.range is None):
@@ -71,12 +71,8 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         for text in (self.local_address, *self.next_hops):
             if text is not None:
                 parse_address(text)
-        if (self.hold_time_s and self.hold_time_s < 3) or self.hold_time_s > 65535:
-            raise ValueError(f"hold_time_s: 0, or 3 to 65535, not {self.hold_time_s}")
-        if not 0 <= self.graceful_restart_s <= 4095:
-            raise ValueError(f"graceful_restart_s: 0 to 4095, not {self.graceful_restart_s}")
+        _session_times(self)
         _as_number("remote_as", self.remote_as)
-        _positive("connect_retry_s", self.connect_retry_s)
         _positive("max_sessions", self.max_sessions)
         if not self.families:
             raise ValueError("families: at least one of ipv4, ipv6")
@@ -168,6 +164,17 @@ class Cni(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
             raise ValueError(f"mtu: 1280 to 65535, not {self.mtu}")
 
 
+class Mesh(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Terms of the sessions between nodes; as for a `Neighbor`."""
+
+    hold_time_s: int = 90
+    connect_retry_s: int = 5
+    graceful_restart_s: int = 120
+
+    def __post_init__(self) -> None:
+        _session_times(self)
+
+
 class AgentConfig(Bgp, frozen=True, kw_only=True):
     node: str
     """The name of our Node object."""
@@ -182,14 +189,23 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
     pod_cidrs: list[str] = []
     """Left out: `spec.podCIDRs` of our Node."""
     cluster_cidrs: list[str] = []
-    """All pods' addresses: traffic from them to a service may use any endpoint. Left out: the pod
-    blocks of all Nodes."""
+    """All pods' addresses: traffic from them to a service may use any endpoint. Left out: all
+    IPPools, and `spec.podCIDRs` of all Nodes."""
     cni: Cni | None = None
     """Left out: we give no pods their network."""
-    mesh: bool = False
-    """Every other Node is a neighbour, at its first InternalIP of our router id's family, in our
-    AS; needs `listen`. Else pod blocks come by the gateways, which reflect them."""
+    mesh: bool | Mesh = False
+    """Every other Node is a neighbour in our AS, at its first InternalIP: of IPv4, unless one of
+    the two has none. We listen on ours. Else pod blocks come by the gateways, which reflect them.
+    `true`, or a mapping with other terms than the usual ones."""
     route_metric: int = 10
+
+
+def _session_times(terms: Neighbor | Mesh) -> None:
+    if (terms.hold_time_s and terms.hold_time_s < 3) or terms.hold_time_s > 65535:
+        raise ValueError(f"hold_time_s: 0, or 3 to 65535, not {terms.hold_time_s}")
+    if not 0 <= terms.graceful_restart_s <= 4095:
+        raise ValueError(f"graceful_restart_s: 0 to 4095, not {terms.graceful_restart_s}")
+    _positive("connect_retry_s", terms.connect_retry_s)
 
 
 def _positive(name: str, value: float) -> None:
