@@ -1,0 +1,141 @@
+"""The maps' structs, as numpy and Python see them: the mirror of `samepath.h`.
+
+Used by everything in this package and by the driver above it. A change of any struct here or there
+needs another `LAYOUT`, so that a gateway that finds maps of the former one migrates them.
+Pure: no system call. The sizes are compared with the object's own when it is loaded.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from samepath.model.net import Address
+
+LAYOUT = 1
+"""The version of the structs below."""
+
+NO_HOP = 0
+"""The index that is no next hop: packets pass to the kernel's own path."""
+
+MAX_HOPS = 0xFFFF
+
+TICK_SHIFT = 24
+"""A tick is 2^24 ns, 16.8 ms; 32 bits of them wrap after 2.3 years."""
+
+BUCKET = np.dtype([("owner", "<u2"), ("old", "<u2"), ("since", "<u4"), ("stamp", "<u4"),
+                   ("spare", "<u4")])  # fmt: skip
+"""One bucket. In transition while `old` is not 0. `since` and `stamp` are ticks: when the
+transition began, and when a packet last went to another hop than the owner."""
+
+MOVING = np.dtype([("table", "<u4"), ("bucket", "<u4"), ("owner", "<u2"), ("old", "<u2"),
+                   ("since", "<u4"), ("stamp", "<u4")])  # fmt: skip
+"""A bucket in transition, and where it is."""
+
+SERVICE = np.dtype([("first", "<u4"), ("buckets", "<u4"), ("count", "<u4")])
+HOP = np.dtype([("ifindex", "<u4"), ("mtu", "<u2"), ("vlan", "<u2"), ("flags", "u1"),
+                ("length", "u1"), ("destination_mac", "V6"), ("source_mac", "V6"),
+                ("spare", "<u2"), ("address", "V16")])  # fmt: skip
+FLOW = np.dtype([("hop", "<u2"), ("kind", "<u2"), ("recorded", "<u4"), ("seen", "<u4")])
+LINK_KEY = np.dtype([("ifindex", "<u4"), ("vlan", "<u2"), ("inner", "<u2")])
+LINK = np.dtype([("mac", "V6"), ("spare", "<u2")])
+SETTINGS = np.dtype([("layout", "<u4"), ("seed", "<u4")])
+COUNT = np.dtype([("packets", "<u8"), ("octets", "<u8")])
+
+HOP_ALIVE = 1
+HOP_RESOLVED = 2
+
+
+class Total(enum.IntEnum):
+    """What the program counts of its decisions. From `NOT_IP` on: why it passed a packet on to the
+    kernel's own path."""
+
+    MOVED = 0
+    """Flows that began on the new owner of a bucket in transition."""
+    TRACKED = 1
+    """Entries written to the flow table."""
+    UNKNOWN = 2
+    """Packets amid a flow that no entry names: the old owner takes them."""
+    DEAD_HOP = 3
+    """Packets of a recorded flow whose next hop is dead."""
+    NOT_IP = 4
+    NO_SERVICE = 5
+    NOT_FOR_US = 6
+    VLAN = 7
+    TRUNCATED = 8
+    BAD_HEADER = 9
+    SOURCE = 10
+    HOP_LIMIT = 11
+    NO_OWNER = 12
+    UNRESOLVED = 13
+    TOO_BIG = 14
+    HEADERS = 15
+
+
+def tick(monotonic_ns: int) -> int:
+    """The tick of a time of CLOCK_MONOTONIC."""
+    return monotonic_ns >> TICK_SHIFT & 0xFFFFFFFF
+
+
+def ticks(seconds: float) -> int:
+    """How many ticks `seconds` are, rounded up."""
+    return -int(-seconds * 1e9 // (1 << TICK_SHIFT))
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One next hop, as the program needs it: a link, and who is there.
+
+    `alive`: false once its node is gone; flows that are recorded for it count as unknown then.
+    `resolved`: false while the neighbour's MAC is not known; packets pass to the kernel, which asks.
+    `vlan`: pushed on the way out; only for XDP, where `ifindex` must be the card's own.
+    """
+
+    address: Address
+    ifindex: int
+    source_mac: bytes
+    destination_mac: bytes
+    mtu: int
+    alive: bool = True
+    resolved: bool = True
+    vlan: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many entries the maps hold; they are allocated at once.
+
+    Octets: 24 a service and its counters per CPU, 16 a bucket (tables x buckets), 84 a flow.
+    """
+
+    services: int = 16384
+    tables: int = 1024
+    buckets: int = 1021
+    hops: int = 4096
+    flows: int = 262144
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    packets: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the program has counted since its maps were made."""
+
+    services: dict[Address, Count]
+    hops: dict[int, Count]
+    totals: dict[Total, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCount:
+    """The flow table: how many entries, of whom, of how many at most."""
+
+    total: int
+    by_hop: dict[int, int]
+    capacity: int
