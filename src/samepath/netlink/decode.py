@@ -75,6 +75,10 @@ def link(body: memoryview) -> Link:
         mtu=u32(found.get(uapi.IFLA_MTU)),
         address=bytes(found.get(uapi.IFLA_ADDRESS, b"")),
         kind=text(attributes(info).get(uapi.IFLA_INFO_KIND)) if info is not None else "",
+        alias=text(found.get(uapi.IFLA_IFALIAS)),
+        peer=u32(found.get(uapi.IFLA_LINK)),
+        running=bool(flags & uapi.IFF_RUNNING),
+        master=u32(found.get(uapi.IFLA_MASTER)),
     )
 
 
@@ -101,8 +105,14 @@ def neighbor(body: memoryview) -> Neighbor | None:
     if af not in _FAMILIES:
         return None
     found = attributes(body, _NDMSG.size)
-    mac = bytes(found.get(uapi.NDA_LLADDR, b""))
-    return Neighbor(index, _address(found.get(uapi.NDA_DST)), state, mac)
+    return Neighbor(
+        index,
+        _address(found.get(uapi.NDA_DST)),
+        state,
+        mac=bytes(found.get(uapi.NDA_LLADDR, b"")),
+        managed=bool(u32(found.get(uapi.NDA_FLAGS_EXT)) & uapi.NTF_EXT_MANAGED),
+        protocol=u8(found.get(uapi.NDA_PROTOCOL)),
+    )
 
 
 @_whole

@@ -29,7 +29,10 @@ from samepath.netlink.codec import (
 from samepath.netlink.objects import Group, Hop, Neighbor, NextHop, Route
 from samepath.netlink.ops import (
     Bulk,
+    CreateVeth,
     DeleteAddress,
+    DeleteLink,
+    DeleteNeighbor,
     DeleteNextHop,
     DeleteRoute,
     DeleteRoutes,
@@ -40,6 +43,7 @@ from samepath.netlink.ops import (
     PutNextHop,
     PutRoute,
     PutRoutes,
+    SetLink,
 )
 
 BATCH_MESSAGES = 512
@@ -49,6 +53,7 @@ largest groups."""
 
 _NHMSG = struct.Struct("=BBBxI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
+_IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=B3xiHBB")
 _RTNEXTHOP = struct.Struct("=HBBi")
@@ -82,6 +87,17 @@ def encode(op: Op, sequence: int) -> bytes:
             return message(uapi.RTM_DELADDR, uapi.NLM_F_REQUEST, sequence, body)
         case PutNeighbor(neighbor):
             return message(uapi.RTM_NEWNEIGH, _PUT, sequence, _neighbor(neighbor))
+        case DeleteNeighbor(index, address):
+            body = _NDMSG.pack(family_of(address).af, index, 0, 0, 0)
+            body += attribute(uapi.NDA_DST, address)
+            return message(uapi.RTM_DELNEIGH, uapi.NLM_F_REQUEST, sequence, body)
+        case CreateVeth():
+            return message(uapi.RTM_NEWLINK, _EXCLUSIVE, sequence, _veth(op))
+        case SetLink():
+            return message(uapi.RTM_SETLINK, uapi.NLM_F_REQUEST, sequence, _set_link(op))
+        case DeleteLink(index):
+            body = _IFINFOMSG.pack(0, 0, index, 0, 0)
+            return message(uapi.RTM_DELLINK, uapi.NLM_F_REQUEST, sequence, body)
         case PutRoutes() | DeleteRoutes():
             raise AssertionError("bulk ops are for encode_routes")
 
@@ -265,4 +281,58 @@ def _put_address(op: PutAddress) -> bytes:
 def _neighbor(neighbor: Neighbor) -> bytes:
     body = _NDMSG.pack(family_of(neighbor.address).af, neighbor.index, neighbor.state, 0, 0)
     body += attribute(uapi.NDA_DST, neighbor.address)
-    return body + attribute(uapi.NDA_LLADDR, neighbor.mac) if neighbor.mac else body
+    if neighbor.mac:
+        body += attribute(uapi.NDA_LLADDR, neighbor.mac)
+    if neighbor.managed:
+        body += attribute_u32(uapi.NDA_FLAGS_EXT, uapi.NTF_EXT_MANAGED)
+    if neighbor.protocol:
+        body += attribute_u8(uapi.NDA_PROTOCOL, neighbor.protocol)
+    return body
+
+
+_ONE_QUEUE = attribute_u32(uapi.IFLA_NUM_TX_QUEUES, 1) + attribute_u32(uapi.IFLA_NUM_RX_QUEUES, 1)
+"""A veth uses one queue unless told otherwise, but has room for one a processor."""
+
+
+def _veth(op: CreateVeth) -> bytes:
+    peer = _link(op.peer_name, op.mtu, op.peer_mac)
+    peer += attribute_u32(uapi.IFLA_NET_NS_FD, op.peer_namespace)
+    return _link(op.name, op.mtu, op.mac) + nested(
+        uapi.IFLA_LINKINFO,
+        attribute(uapi.IFLA_INFO_KIND, b"veth"),
+        nested(uapi.IFLA_INFO_DATA, attribute(uapi.VETH_INFO_PEER, peer)),
+    )
+
+
+def _link(name: str, mtu: int, mac: bytes) -> bytes:
+    body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(uapi.IFLA_IFNAME, link_name(name))
+    return body + attribute_u32(uapi.IFLA_MTU, mtu) + attribute(uapi.IFLA_ADDRESS, mac) + _ONE_QUEUE
+
+
+def link_name(name: str) -> bytes:
+    """With its zero octet, as the kernel wants it."""
+    return name.encode() + b"\0"
+
+
+def _set_link(op: SetLink) -> bytes:
+    index, change = 0, 0
+    body = b""
+    if isinstance(op.link, int):
+        index = op.link
+        if op.name is not None:
+            body += attribute(uapi.IFLA_IFNAME, link_name(op.name))
+    else:
+        assert op.name is None, "a link is renamed by its index"
+        body += attribute(uapi.IFLA_IFNAME, link_name(op.link))
+    if op.up is not None:
+        change = uapi.IFF_UP
+    if op.mtu is not None:
+        body += attribute_u32(uapi.IFLA_MTU, op.mtu)
+    if op.mac is not None:
+        body += attribute(uapi.IFLA_ADDRESS, op.mac)
+    if op.alias is not None:
+        body += attribute(uapi.IFLA_IFALIAS, op.alias.encode())
+    if op.link_local is not None:
+        mode = attribute_u8(uapi.IFLA_INET6_ADDR_GEN_MODE, int(not op.link_local))
+        body += nested(uapi.IFLA_AF_SPEC, nested(uapi.AF_INET6, mode))
+    return _IFINFOMSG.pack(0, 0, index, uapi.IFF_UP if op.up else 0, change) + body

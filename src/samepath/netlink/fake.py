@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from errno import (
     EINVAL,
     ENETUNREACH,
@@ -29,6 +29,7 @@ from samepath.model.net import (
 )
 from samepath.netlink import uapi
 from samepath.netlink.encode import BATCH_MESSAGES
+from samepath.netlink.fake_links import create_veth, delete_link, set_link
 from samepath.netlink.fake_world import FakeWorld, Refused
 from samepath.netlink.kernel import Results, Steps
 from samepath.netlink.monitor import Monitor
@@ -45,7 +46,10 @@ from samepath.netlink.objects import (
 )
 from samepath.netlink.ops import (
     ApplyError,
+    CreateVeth,
     DeleteAddress,
+    DeleteLink,
+    DeleteNeighbor,
     DeleteNextHop,
     DeleteRoute,
     DeleteRoutes,
@@ -56,6 +60,7 @@ from samepath.netlink.ops import (
     PutNextHop,
     PutRoute,
     PutRoutes,
+    SetLink,
 )
 from samepath.netlink.socket import NetlinkError
 
@@ -104,6 +109,8 @@ class FakeKernel:
         self.hash_seed = 1
         self.log: list[Op] = []
         """Every op that was applied, in order; refused ones too."""
+        self.namespaces: dict[int, FakeKernel] = {}
+        """Others, by the descriptor that stands for them."""
         self._failures: list[_Failure] = []
         self._monitors: list[FakeMonitor] = []
 
@@ -111,9 +118,9 @@ class FakeKernel:
 
     def add_link(self, name: str, *addresses: tuple[Address, int], up: bool = True) -> int:
         """A veth with these (address, prefix length); its index."""
-        index = max(self.world.links) + 1
+        index = self.world.new_index()
         self.world.links[index] = Link(
-            index, name, up, up, 1500, b"\2\0\0\0\0" + bytes([index]), "veth"
+            index, name, up, up, 1500, b"\2\0\0\0\0" + bytes([index]), "veth", running=up
         )
         for address, length in addresses:
             self.world.addresses[index, address] = InterfaceAddress(index, address, length)
@@ -126,23 +133,12 @@ class FakeKernel:
         link = self.world.links[index]
         up = link.up if up is None else up
         # A link that is up again has the carrier that its cable has.
-        carrier = up and (up if carrier is None else carrier)
-        self.world.links[index] = replace(link, up=up, carrier=carrier)
-        if not (up and carrier):
-            self.world.flush_link(index)
-        if not up:
-            self.world.neighbors = {k: v for k, v in self.world.neighbors.items() if k[0] != index}
-            self.world.addresses = {
-                key: value
-                for key, value in self.world.addresses.items()
-                if key[0] != index or len(value.address) == 4
-            }
+        self.world.set_link(index, up=up, carrier=up and (up if carrier is None else carrier))
         self._notify("link")
 
     def remove_link(self, index: int) -> None:
-        self.set_link(index, up=False)
-        del self.world.links[index]
-        self.world.addresses = {k: v for k, v in self.world.addresses.items() if k[0] != index}
+        self.world.remove_link(index)
+        self._notify("link")
 
     def advance(self, seconds: float) -> None:
         """Time passes; idle buckets of members that own too many move."""
@@ -187,11 +183,14 @@ class FakeKernel:
     def links(self) -> list[Link]:
         return list(self.world.links.values())
 
+    def link(self, which: int | str) -> Link | None:
+        return next((x for x in self.world.links.values() if which in (x.index, x.name)), None)
+
     def addresses(self) -> list[InterfaceAddress]:
         return list(self.world.addresses.values())
 
-    def neighbors(self) -> list[Neighbor]:
-        return list(self.world.neighbors.values())
+    def neighbors(self, index: int | None = None) -> list[Neighbor]:
+        return [n for n in self.world.neighbors.values() if index in (None, n.index)]
 
     def nexthops(self, protocol: int | None = None) -> tuple[list[NextHop], list[Group]]:
         items = [
@@ -338,6 +337,14 @@ class FakeKernel:
                 if neighbor.index not in self.world.links:
                     raise Refused(ENODEV)
                 self.world.neighbors[neighbor.index, neighbor.address] = neighbor
+            case DeleteNeighbor(index, address):
+                self.world.neighbors.pop((index, address), None)
+            case CreateVeth():
+                create_veth(self.world, op, {n: k.world for n, k in self.namespaces.items()})
+            case SetLink():
+                set_link(self.world, op)
+            case DeleteLink(index):
+                delete_link(self.world, index)
             case _:
                 raise AssertionError(op)
 
@@ -348,4 +355,9 @@ _KIND = {
     DeleteNextHop: "nexthop",
     PutAddress: "address",
     DeleteAddress: "address",
+    PutNeighbor: "neighbor",
+    DeleteNeighbor: "neighbor",
+    CreateVeth: "link",
+    SetLink: "link",
+    DeleteLink: "link",
 }

@@ -45,13 +45,39 @@ class FakeWorld:
 
     now: float = 0.0
     links: dict[int, Link] = field(
-        default_factory=lambda: {LO: Link(LO, "lo", True, True, 65536, bytes(6))}
+        default_factory=lambda: {LO: Link(LO, "lo", True, True, 65536, bytes(6), running=True)}
     )
     addresses: dict[tuple[int, Address], InterfaceAddress] = field(default_factory=dict)
     neighbors: dict[tuple[int, Address], Neighbor] = field(default_factory=dict)
     nexthops: dict[int, NextHop | Group] = field(default_factory=dict)
     tables: dict[int, ResilientTable] = field(default_factory=dict)
     routes: dict[RouteKey, Route] = field(default_factory=dict)
+    ends: dict[int, tuple[FakeWorld, int]] = field(default_factory=dict, repr=False)
+    """The other end of a veth that was made by an op, by the index of ours."""
+    last_index: int = LO
+
+    def new_index(self) -> int:
+        """Never one that was used before."""
+        self.last_index += 1
+        return self.last_index
+
+    def set_link(self, index: int, *, up: bool, carrier: bool) -> None:
+        self.links[index] = replace(self.links[index], up=up, carrier=carrier, running=carrier)
+        if not (up and carrier):
+            self.flush_link(index)
+        if not up:
+            self.neighbors = {k: v for k, v in self.neighbors.items() if k[0] != index}
+            self.addresses = {
+                key: value
+                for key, value in self.addresses.items()
+                if key[0] != index or len(value.address) == 4
+            }
+
+    def remove_link(self, index: int) -> None:
+        self.set_link(index, up=False, carrier=False)
+        del self.links[index]
+        self.ends.pop(index, None)
+        self.addresses = {k: v for k, v in self.addresses.items() if k[0] != index}
 
     def put_nexthop(self, nexthop: NextHop) -> None:
         old = self.nexthops.get(nexthop.id)

@@ -17,14 +17,13 @@ import struct
 import time
 from collections.abc import Generator, Iterable, Sequence
 from errno import EADDRNOTAVAIL, EMSGSIZE, ENODEV, ENOENT, ENXIO, ESRCH
-from pathlib import Path
 from typing import Protocol
 
 from samepath.model import ours
 from samepath.model.net import Address, Family, Nlri, family_of
 from samepath.netlink import decode, uapi
 from samepath.netlink.codec import attribute, attribute_u8, attribute_u32
-from samepath.netlink.encode import BATCH_MESSAGES, Batch, fill
+from samepath.netlink.encode import BATCH_MESSAGES, Batch, fill, link_name
 from samepath.netlink.monitor import Monitor, RealMonitor
 from samepath.netlink.objects import (
     Bucket,
@@ -41,13 +40,15 @@ from samepath.netlink.ops import (
     ApplyError,
     Bulk,
     DeleteAddress,
+    DeleteLink,
+    DeleteNeighbor,
     DeleteNextHop,
     DeleteRoute,
     DeleteRoutes,
     Op,
     PutGroup,
 )
-from samepath.netlink.socket import NetlinkError, Overrun, Socket
+from samepath.netlink.socket import NetlinkError, Netns, Overrun, Socket
 
 Results = list[ApplyError | None]
 """Parallel to the ops: None where the kernel did as it was asked."""
@@ -70,9 +71,15 @@ _NDMSG = struct.Struct("=B3xiHBB")
 class Kernel(Protocol):
     def links(self) -> list[Link]: ...
 
+    def link(self, which: int | str) -> Link | None:
+        """One of them, by index or name."""
+        ...
+
     def addresses(self) -> list[InterfaceAddress]: ...
 
-    def neighbors(self) -> list[Neighbor]: ...
+    def neighbors(self, index: int | None = None) -> list[Neighbor]:
+        """Of all links or of one."""
+        ...
 
     def nexthops(self, protocol: int | None = None) -> tuple[list[NextHop], list[Group]]:
         """All next hops and groups, or those of one maker."""
@@ -128,9 +135,9 @@ class Kernel(Protocol):
 
 
 class RealKernel:
-    """The running kernel, in the namespace at `netns` or in the present one."""
+    """The running kernel, in the given namespace or in the present one."""
 
-    def __init__(self, netns: Path | None = None) -> None:
+    def __init__(self, netns: Netns = None) -> None:
         self._netns = netns
         self._socket = Socket(netns)
         self._known_groups: set[int] | None = None
@@ -147,14 +154,29 @@ class RealKernel:
         body += attribute_u32(uapi.IFLA_EXT_MASK, uapi.RTEXT_FILTER_SKIP_STATS)
         return [decode.link(b) for b in self._socket.dump(uapi.RTM_GETLINK, body)]
 
+    def link(self, which: int | str) -> Link | None:
+        index = which if isinstance(which, int) else 0
+        body = _IFINFOMSG.pack(0, 0, index, 0, 0)
+        body += attribute_u32(uapi.IFLA_EXT_MASK, uapi.RTEXT_FILTER_SKIP_STATS)
+        if isinstance(which, str):
+            body += attribute(uapi.IFLA_IFNAME, link_name(which))
+        try:
+            return decode.link(self._socket.request(uapi.RTM_GETLINK, body)[0])
+        except NetlinkError as error:
+            if error.errno == ENODEV:
+                return None
+            raise
+
     def addresses(self) -> list[InterfaceAddress]:
         body = _IFADDRMSG.pack(0, 0, 0, 0, 0)
         return [decode.address(b) for b in self._socket.dump(uapi.RTM_GETADDR, body)]
 
-    def neighbors(self) -> list[Neighbor]:
+    def neighbors(self, index: int | None = None) -> list[Neighbor]:
         found = []
         for family in Family:
             body = _NDMSG.pack(family.af, 0, 0, 0, 0)
+            if index is not None:
+                body += attribute_u32(uapi.NDA_IFINDEX, index)
             for answer in self._socket.dump(uapi.RTM_GETNEIGH, body):
                 neighbor = decode.neighbor(answer)
                 if neighbor is not None:
@@ -337,6 +359,8 @@ _GONE = {
     DeleteRoute: (ESRCH, ENOENT),
     DeleteRoutes: (ESRCH, ENOENT),
     DeleteAddress: (EADDRNOTAVAIL, ENODEV, ENXIO),
+    DeleteNeighbor: (ENOENT, ENODEV),
+    DeleteLink: (ENODEV,),
 }
 """What the kernel says when that which is to be deleted is not there."""
 

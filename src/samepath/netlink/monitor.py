@@ -15,12 +15,11 @@ import socket
 import struct
 import sys
 from errno import EAGAIN, ENOBUFS
-from pathlib import Path
 from typing import Protocol
 
 from samepath.netlink import uapi
 from samepath.netlink.codec import HEADER, HEADER_SIZE
-from samepath.netlink.socket import open_socket
+from samepath.netlink.socket import Netns, open_socket
 
 OVERFLOW = "overflow"
 """Notifications were lost; every kind may have changed."""
@@ -66,9 +65,7 @@ class Monitor(Protocol):
 class RealMonitor:
     """A socket of its own, joined to the kernel's multicast groups."""
 
-    def __init__(
-        self, netns: Path | None = None, *, ignore_port: int = 0, routes: bool = False
-    ) -> None:
+    def __init__(self, netns: Netns = None, *, ignore_port: int = 0, routes: bool = False) -> None:
         """`ignore_port` is the netlink port of the one whose changes are no news: the writer."""
         self._socket = open_socket(netns, blocking=False)
         if ignore_port:

@@ -29,6 +29,15 @@ class Link:
     address: bytes
     kind: str = ""
     """`veth`, `bridge`, …; empty for hardware and `lo`."""
+    alias: str = ""
+    """A line of text that its maker left on it."""
+    peer: int = 0
+    """IFLA_LINK: of a veth the index of its other end, in that end's namespace."""
+    running: bool = False
+    """IFF_RUNNING: the kernel has taken note of the carrier, and sends."""
+
+    master: int = 0
+    """IFLA_MASTER: the bridge, bond or VRF that it is a port of."""
 
     @property
     def usable(self) -> bool:
@@ -60,6 +69,10 @@ class Neighbor:
     state: int
     """NUD_*."""
     mac: bytes = b""
+    managed: bool = False
+    """NTF_EXT_MANAGED, Linux 5.16: the kernel keeps it resolved."""
+    protocol: int = 0
+    """NDA_PROTOCOL: who made it."""
 
 
 @dataclass(frozen=True, slots=True)

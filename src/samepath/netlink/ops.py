@@ -1,9 +1,9 @@
 """What may be asked of the kernel: one small value for each write, and the error that it may give.
 
-`Kernel.apply(ops)` takes a sequence of these and answers with a list parallel to it. All are
-idempotent: a put creates or replaces, and deleting what is not there is a success, so that a pass
-may be repeated after any failure. Order is the caller's: next hops before groups, groups before
-routes; unmake in reverse.
+`Kernel.apply(ops)` takes a sequence of these and answers with a list parallel to it. All but
+`CreateVeth` are idempotent: a put creates or replaces, and deleting what is not there is a success,
+so that a pass may be repeated after any failure. Order is the caller's: next hops before groups,
+groups before routes; unmake in reverse.
 """
 
 from __future__ import annotations
@@ -131,6 +131,59 @@ class PutNeighbor:
         return f"neighbour {address_text(self.neighbor.address)} on link {self.neighbor.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class DeleteNeighbor:
+    index: int
+    address: Address
+
+    def __str__(self) -> str:
+        return f"delete neighbour {address_text(self.address)} on link {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateVeth:
+    """Two links, each the other's cable: `name` here, `peer_name` in the namespace that the
+    descriptor `peer_namespace` stands for. Both are down. Refused (EEXIST) where there is a link of
+    either name: the one op that may not be repeated."""
+
+    name: str
+    peer_name: str
+    peer_namespace: int
+    mtu: int
+    mac: bytes
+    peer_mac: bytes
+
+    def __str__(self) -> str:
+        return f"link {self.name} with its other end {self.peer_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink:
+    """Changes what is not None of a link, given by index or name."""
+
+    link: int | str
+    up: bool | None = None
+    mtu: int | None = None
+    mac: bytes | None = None
+    alias: str | None = None
+    name: str | None = None
+    link_local: bool | None = None
+    """False: the kernel gives it no IPv6 link-local address when it comes up."""
+
+    def __str__(self) -> str:
+        return f"settings of link {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLink:
+    """Deletes a link, and its other end; and with them all that is on them."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"delete link {self.index}"
+
+
 Op = (
     PutNextHop
     | DeleteNextHop
@@ -142,6 +195,10 @@ Op = (
     | PutAddress
     | DeleteAddress
     | PutNeighbor
+    | DeleteNeighbor
+    | CreateVeth
+    | SetLink
+    | DeleteLink
 )
 
 Bulk = PutRoutes | DeleteRoutes

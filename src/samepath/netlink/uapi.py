@@ -41,6 +41,7 @@ NLA_TYPE_MASK: Final = 0x3FFF
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
 RTM_GETLINK: Final = 18
+RTM_SETLINK: Final = 19
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 RTM_GETADDR: Final = 22
@@ -108,13 +109,26 @@ RTA_NH_ID: Final = 30
 
 # if.h, if_link.h
 IFF_UP: Final = 0x1
+IFF_RUNNING: Final = 0x40
 IFF_LOWER_UP: Final = 0x10000
+IFNAMSIZ: Final = 16
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
 IFLA_MTU: Final = 4
+IFLA_LINK: Final = 5
+IFLA_MASTER: Final = 10
 IFLA_LINKINFO: Final = 18
 IFLA_INFO_KIND: Final = 1
+IFLA_INFO_DATA: Final = 2
+IFLA_IFALIAS: Final = 20
+IFLA_AF_SPEC: Final = 26
+IFLA_NET_NS_FD: Final = 28
 IFLA_EXT_MASK: Final = 29
+IFLA_NUM_TX_QUEUES: Final = 31
+IFLA_NUM_RX_QUEUES: Final = 32
+IFLA_INET6_ADDR_GEN_MODE: Final = 8
+IN6_ADDR_GEN_MODE_NONE: Final = 1
+VETH_INFO_PEER: Final = 1
 RTEXT_FILTER_SKIP_STATS: Final = 1 << 3
 
 # if_addr.h
@@ -129,6 +143,10 @@ IFA_F_TENTATIVE: Final = 0x40
 # neighbour.h
 NDA_DST: Final = 1
 NDA_LLADDR: Final = 2
+NDA_IFINDEX: Final = 8
+NDA_PROTOCOL: Final = 12
+NDA_FLAGS_EXT: Final = 15
+NTF_EXT_MANAGED: Final = 1 << 0
 NUD_INCOMPLETE: Final = 0x01
 NUD_REACHABLE: Final = 0x02
 NUD_STALE: Final = 0x04
