@@ -1,0 +1,79 @@
+"""The runtime of these tests works by itself: podman, the reference plugins, its removal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from samepath.lab.netns import Namespace
+from tests.runtime.podman import NETNS, Podman, parent, remove_leftovers
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
+
+PTP = {
+    "type": "ptp",
+    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/24"}]],
+             "routes": [{"dst": "0.0.0.0/0"}]},
+}  # fmt: skip
+PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
+
+
+def reference(name: str, node: Namespace) -> Podman:
+    ptp = {**PTP, "ipam": {**PTP["ipam"], "dataDir": str(parent() / name / "addresses")}}  # type: ignore[dict-item]
+    return Podman.make(name, node, [ptp, PORTMAP])
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    with Namespace(f"spt-{os.getpid()}-h") as node:
+        yield node
+
+
+def test_a_container_starts_answers_and_goes(node: Namespace) -> None:
+    before = set(NETNS.iterdir())
+    podman = reference("harness", node)
+    try:
+        podman.run("a", "httpd", "-f", "-p", "80", options=["--publish", "8080:80"])
+        address, _ = podman.addresses("a")
+        assert f"inet {address}/" in podman("exec", "a", "ip", "addr", "show", "eth0")
+        node.run("ping", "-c1", "-W2", address)
+        assert len(podman.kept()) == 1
+        assert "CNI-HOSTPORT-DNAT" in node.run("iptables-save", "-t", "nat")
+        podman.remove_all()
+        assert podman.kept() == []
+    finally:
+        podman.remove()
+    assert not podman.folder.exists()
+    assert set(NETNS.iterdir()) == before
+
+
+def test_what_a_killed_test_run_leaves_is_removed(node: Namespace) -> None:
+    """A test run of its own makes a container and is killed; the next one cleans up after it."""
+    before = set(NETNS.iterdir())
+    code = (
+        "from tests.runtime.test_runtime_harness import *\n"
+        f"podman = reference('killed', Namespace({node.name!r}))\n"
+        "podman.run('a', 'sleep', '600')\n"
+        "print(podman.pid('a'), podman.folder, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pid, folder = run.stdout.readline().split()
+        run.kill()
+    assert Path(f"/proc/{pid}").exists()
+    assert len(set(NETNS.iterdir())) == len(before) + 1
+    remove_leftovers()
+    end = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end, "the container lives on"
+        time.sleep(0.01)
+    assert not Path(folder).parent.exists()
+    assert set(NETNS.iterdir()) == before
+    assert folder not in Path("/proc/mounts").read_text()
