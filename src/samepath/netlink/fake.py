@@ -75,9 +75,9 @@ class _Failure:
 class FakeMonitor:
     """An event descriptor that is readable while there is news."""
 
-    def __init__(self, routes: bool) -> None:
+    def __init__(self, unheard: frozenset[str]) -> None:
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._routes = routes
+        self._unheard = unheard
         self._kinds: set[str] = set()
 
     def fileno(self) -> int:
@@ -95,7 +95,7 @@ class FakeMonitor:
         return kinds
 
     def notify(self, kinds: Iterable[str]) -> None:
-        news = {kind for kind in kinds if self._routes or kind != "route"}
+        news = set(kinds) - self._unheard
         if news and self._descriptor >= 0:
             self._kinds |= news
             os.eventfd_write(self._descriptor, 1)
@@ -175,8 +175,9 @@ class FakeKernel:
 
     # -- reads
 
-    def monitor(self, *, routes: bool = False) -> Monitor:
-        monitor = FakeMonitor(routes)
+    def monitor(self, *, routes: bool = False, neighbors: bool = False) -> Monitor:
+        heard = {"route": routes, "neighbor": neighbors}
+        monitor = FakeMonitor(frozenset(kind for kind, wanted in heard.items() if not wanted))
         self._monitors.append(monitor)
         return monitor
 

@@ -48,7 +48,7 @@ from samepath.netlink.ops import (
     Op,
     PutGroup,
 )
-from samepath.netlink.socket import NetlinkError, Netns, Overrun, Socket
+from samepath.netlink.socket import DATAGRAM_OCTETS, NetlinkError, Netns, Overrun, Socket
 
 Results = list[ApplyError | None]
 """Parallel to the ops: None where the kernel did as it was asked."""
@@ -128,26 +128,27 @@ class Kernel(Protocol):
 
     def apply_steps(self, ops: Sequence[Op]) -> Steps: ...
 
-    def monitor(self, *, routes: bool = False) -> Monitor:
+    def monitor(self, *, routes: bool = False, neighbors: bool = False) -> Monitor:
         """Wake-ups for changes that others make to links, addresses, next hops and, where asked
-        for, routes. The caller closes it."""
+        for, routes and neighbours. The caller closes it."""
         ...
 
 
 class RealKernel:
     """The running kernel, in the given namespace or in the present one."""
 
-    def __init__(self, netns: Netns = None) -> None:
+    def __init__(self, netns: Netns = None, *, datagram_octets: int = DATAGRAM_OCTETS) -> None:
         self._netns = netns
-        self._socket = Socket(netns)
+        self._socket = Socket(netns, datagram_octets=datagram_octets)
         self._known_groups: set[int] | None = None
         """Group ids, kept once dumps of groups have failed for their size."""
 
     def close(self) -> None:
         self._socket.close()
 
-    def monitor(self, *, routes: bool = False) -> Monitor:
-        return RealMonitor(self._netns, ignore_port=self._socket.port, routes=routes)
+    def monitor(self, *, routes: bool = False, neighbors: bool = False) -> Monitor:
+        port = self._socket.port
+        return RealMonitor(self._netns, ignore_port=port, routes=routes, neighbors=neighbors)
 
     def links(self) -> list[Link]:
         body = _IFINFOMSG.pack(0, 0, 0, 0, 0)

@@ -33,6 +33,8 @@ KINDS = {
     uapi.RTM_DELROUTE: "route",
     uapi.RTM_NEWNEXTHOP: "nexthop",
     uapi.RTM_DELNEXTHOP: "nexthop",
+    uapi.RTM_NEWNEIGH: "neighbor",
+    uapi.RTM_DELNEIGH: "neighbor",
 }
 """Bucket notifications share the group of next hops and are no kind: timers move buckets."""
 
@@ -56,7 +58,8 @@ class Monitor(Protocol):
         ...
 
     def drain(self) -> set[str]:
-        """The kinds (`link`, `address`, `nexthop`, `route`, `overflow`) that changed since."""
+        """The kinds (`link`, `address`, `nexthop`, `route`, `neighbor`, `overflow`) that changed
+        since."""
         ...
 
     def close(self) -> None: ...
@@ -65,12 +68,20 @@ class Monitor(Protocol):
 class RealMonitor:
     """A socket of its own, joined to the kernel's multicast groups."""
 
-    def __init__(self, netns: Netns = None, *, ignore_port: int = 0, routes: bool = False) -> None:
+    def __init__(
+        self,
+        netns: Netns = None,
+        *,
+        ignore_port: int = 0,
+        routes: bool = False,
+        neighbors: bool = False,
+    ) -> None:
         """`ignore_port` is the netlink port of the one whose changes are no news: the writer."""
         self._socket = open_socket(netns, blocking=False)
         if ignore_port:
             _leave_out(self._socket, ignore_port)
-        for group in (*_GROUPS, *(_ROUTE_GROUPS if routes else ())):
+        more = _ROUTE_GROUPS if routes else ()
+        for group in (*_GROUPS, *more, *((uapi.RTNLGRP_NEIGH,) if neighbors else ())):
             self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_ADD_MEMBERSHIP, group)
 
     def fileno(self) -> int:

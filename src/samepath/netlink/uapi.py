@@ -155,6 +155,8 @@ NUD_PROBE: Final = 0x10
 NUD_FAILED: Final = 0x20
 NUD_NOARP: Final = 0x40
 NUD_PERMANENT: Final = 0x80
+NUD_VALID: Final = 0xDE
+"""The states in which a neighbour's address is known."""
 
 # nexthop.h
 NHA_ID: Final = 1
