@@ -34,8 +34,8 @@ def test_a_managed_neighbour_is_resolved_without_traffic_and_its_news_are_heard(
     mine, other = ("10.9.0.1", "10.9.0.2") if family == 4 else ("fd09::1", "fd09::2")
     with Namespace(name) as here, Namespace(f"{name}p") as there:
         veth(here, "eth0", there, "eth0")
-        for host, address in ((here, mine), (there, other)):
-            words = ("addr", "add", f"{address}/{24 if family == 4 else 64}", "dev", "eth0")
+        for host, own in ((here, mine), (there, other)):
+            words = ("addr", "add", f"{own}/{24 if family == 4 else 64}", "dev", "eth0")
             host.ip(*words, *(() if family == 4 else ("nodad",)))
         kernel = RealKernel(here.path)
         index = next(link.index for link in kernel.links() if link.name == "eth0")

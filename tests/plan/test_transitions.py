@@ -18,16 +18,16 @@ A, B, C, D = 1, 2, 3, 4
 
 
 def numbers(*values: int) -> Numbers:
-    return np.array(values, np.uint32)
+    return np.array(values, np.uint16)
 
 
-def one(owner: int, old: int = NONE, since: int = 0, stamp: int = 0) -> Buckets:
+def one(owner: int, old: int = NONE, changed: int = 0, stamp: int = 0) -> Buckets:
     """A table of one bucket; times in seconds."""
     return Buckets(
         numbers(owner),
         numbers(old),
-        np.array([since * S], np.uint64),
-        np.array([stamp * S], np.uint64),
+        np.array([changed * S], np.int64),
+        np.array([stamp * S], np.int64),
     )
 
 
@@ -40,9 +40,7 @@ def step(
     deadline: int | None = None,
 ) -> Advance:
     late = None if deadline is None else deadline * S
-    return advance(
-        present, numbers(want), living=living, now_ns=now * S, idle_ns=idle * S, deadline_ns=late
-    )
+    return advance(present, numbers(want), living=living, now=now * S, idle=idle * S, deadline=late)
 
 
 CASES = {
@@ -77,31 +75,31 @@ def test_a_bucket(name: str) -> None:
 
 
 def show(b: Buckets) -> list[list[int]]:
-    return [b.owner.tolist(), b.old.tolist(), b.since.tolist(), b.stamp.tolist()]
+    return [b.owner.tolist(), b.old.tolist(), b.changed.tolist(), b.stamp.tolist()]
 
 
 def test_the_deadline_counts_from_the_last_change_of_owner() -> None:
-    busy = one(B, A, since=60, stamp=100)
+    busy = one(B, A, changed=60, stamp=100)
     assert step(busy, B, {A, B}, deadline=41).buckets.moving.all()
     ended = step(busy, B, {A, B}, deadline=40)
     assert ended.late == 1
     assert not ended.buckets.moving.any()
     chained = step(busy, C, {A, B, C}, deadline=40).buckets
     assert chained.moving.all(), "flows of B have their own time"
-    assert step(chained, C, {A, B, C}, now=139, idle=90, deadline=40).look_at_ns == 140 * S
+    assert step(chained, C, {A, B, C}, now=139, idle=90, deadline=40).look_at == 140 * S
     assert step(chained, C, {A, B, C}, now=140, idle=1000, deadline=40).late == 1
 
 
 def test_when_to_look_again() -> None:
-    assert step(one(A), A, {A}).look_at_ns is None
-    assert step(one(A), B, {A, B}).look_at_ns == 130 * S
-    assert step(one(A), B, {A, B}, deadline=20).look_at_ns == 120 * S
-    assert step(one(B, A, 10, 95), B, {A, B}).look_at_ns == 125 * S
+    assert step(one(A), A, {A}).look_at is None
+    assert step(one(A), B, {A, B}).look_at == 130 * S
+    assert step(one(A), B, {A, B}, deadline=20).look_at == 120 * S
+    assert step(one(B, A, 10, 95), B, {A, B}).look_at == 125 * S
 
 
 def test_what_cannot_be_asked() -> None:
     with pytest.raises(ValueError, match="2 buckets wanted, 1 there"):
-        advance(one(A), numbers(A, A), living={A}, now_ns=0, idle_ns=1, deadline_ns=None)
+        advance(one(A), numbers(A, A), living={A}, now=0, idle=1, deadline=None)
     with pytest.raises(ValueError, match="without an owner"):
         step(one(A), NONE, {A})
 
@@ -127,16 +125,14 @@ def test_any_state_and_any_table(
     the target's, no living old owner is forgotten too early, and a repetition changes nothing."""
     owner, old, since, stamp, want = (np.array(c) for c in zip(*rows, strict=True))
     present = Buckets(
-        owner.astype(np.uint32), old.astype(np.uint32),
-        since.astype(np.uint64), stamp.astype(np.uint64),
+        owner.astype(np.uint16), old.astype(np.uint16),
+        since.astype(np.int64), stamp.astype(np.int64),
     )  # fmt: skip
     before = show(present)
-    wanted = want.astype(np.uint32)
+    wanted = want.astype(np.uint16)
 
     def next_of(buckets: Buckets) -> Advance:
-        return advance(
-            buckets, wanted, living=alive, now_ns=now, idle_ns=idle, deadline_ns=deadline
-        )
+        return advance(buckets, wanted, living=alive, now=now, idle=idle, deadline=deadline)
 
     got = next_of(present)
     assert show(present) == before, "the question is left as it was"
@@ -213,8 +209,8 @@ class Histories(RuleBasedStateMachine):
     def move_on(self) -> None:
         before = self.program.buckets
         living = {A, B, C, D} - self.dead
-        got = advance(before, self.want, living=living, now_ns=self.now, idle_ns=IDLE,
-                      deadline_ns=DEADLINE)  # fmt: skip
+        got = advance(before, self.want, living=living, now=self.now, idle=IDLE,
+                      deadline=DEADLINE)  # fmt: skip
         for i in np.flatnonzero(before.owner != self.want).tolist():
             self.began[i] = self.now
         self.program.buckets = got.buckets
@@ -269,10 +265,10 @@ class Histories(RuleBasedStateMachine):
         if hasattr(self, "program"):
             end = advance(
                 self.program.buckets, self.want, living={A, B, C, D} - self.dead,
-                now_ns=self.now + IDLE + 1, idle_ns=IDLE, deadline_ns=None,
+                now=self.now + IDLE + 1, idle=IDLE, deadline=None,
             )  # fmt: skip
             assert not end.buckets.moving.any()
-            assert end.look_at_ns is None
+            assert end.look_at is None
 
 
 Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

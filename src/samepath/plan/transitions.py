@@ -17,7 +17,7 @@ gateway goes on where the last one was.
 A chain of changes keeps the *first* old owner: flows that began with owners in between were
 recorded and stay with these by the flow table. So a bucket stays in transition when its old owner
 dies: to forget those records would break them. A bucket is idle when nothing but its present owner
-was sent a packet for `idle_ns`; the deadline counts from the last change of its owner.
+was sent a packet for `idle` ticks; the deadline counts from the last change of its owner.
 
 Not done here: which table a service uses (`apply.bpf_tables`), the numbers of next hops
 (`apply.bpf_hops`), and the records of flows, which the program alone makes.
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.uint32]
-Times = NDArray[np.uint64]
+Numbers = NDArray[np.uint16]
+Times = NDArray[np.int64]
 
 NONE = 0
 """No next hop has this number."""
@@ -40,12 +40,12 @@ NONE = 0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buckets:
-    """One table as the maps hold it: arrays by bucket. Times are nanoseconds of one clock."""
+    """One table as the maps hold it: arrays by bucket. Times are whole ticks of one clock."""
 
     owner: Numbers
     old: Numbers
     """Who keeps the flows of before; NONE: the bucket is steady. It may be the owner itself."""
-    since: Times
+    changed: Times
     """When the owner changed last."""
     stamp: Times
     """When a packet last went to another than the owner."""
@@ -62,7 +62,7 @@ class Buckets:
     @property
     def used(self) -> Times:
         """From when on idleness counts."""
-        return np.maximum(self.since, self.stamp)
+        return np.maximum(self.changed, self.stamp)
 
     @property
     def hops(self) -> set[int]:
@@ -92,18 +92,18 @@ class Advance:
     """Ended idle."""
     late: int = 0
     """Ended at the deadline, while they were in use."""
-    look_at_ns: int | None = None
+    look_at: int | None = None
     """When the next transition may end; None: there is none."""
 
 
-def steady(owner: Numbers, now_ns: int) -> Buckets:
+def steady(owner: Numbers, now: int) -> Buckets:
     """A table without a past."""
     count = len(owner)
     return Buckets(
-        owner=owner.astype(np.uint32),
-        old=np.full(count, NONE, np.uint32),
-        since=np.full(count, now_ns, np.uint64),
-        stamp=np.zeros(count, np.uint64),
+        owner=owner.astype(np.uint16),
+        old=np.full(count, NONE, np.uint16),
+        changed=np.full(count, now, np.int64),
+        stamp=np.zeros(count, np.int64),
     )
 
 
@@ -112,9 +112,9 @@ def advance(
     want: Numbers,
     *,
     living: Collection[int],
-    now_ns: int,
-    idle_ns: int,
-    deadline_ns: int | None,
+    now: int,
+    idle: int,
+    deadline: int | None,
 ) -> Advance:
     """`present` one step on to `want`.
 
@@ -126,54 +126,53 @@ def advance(
         raise ValueError(f"{len(want)} buckets wanted, {len(present)} there")
     if not want.all():
         raise ValueError("a bucket without an owner")
-    lives = np.array(sorted({*living, *np.unique(want).tolist()}), np.uint32)
+    lives = np.array(sorted({*living, *np.unique(want).tolist()}), np.uint16)
     moving = present.moving
     owner_lives, old_lives = np.isin(present.owner, lives), np.isin(present.old, lives)
     changes = present.owner != want
     orphaned = moving & ~changes & ~old_lives
-    waited = _ages(present.used, now_ns)
-    idle = moving & ~changes & (waited >= idle_ns)
-    late = np.zeros_like(idle)
-    if deadline_ns is not None:
-        late = moving & ~changes & ~idle & (_ages(present.since, now_ns) >= deadline_ns)
+    waited = _ages(present.used, now)
+    is_idle = moving & ~changes & (waited >= idle)
+    is_late = np.zeros_like(is_idle)
+    if deadline is not None:
+        is_late = moving & ~changes & ~is_idle & (_ages(present.changed, now) >= deadline)
+    ends = is_idle | is_late
 
     first = np.where(old_lives, present.old, np.where(owner_lives, present.owner, want))
     old = np.where(changes, first, np.where(orphaned, present.owner, present.old))
-    old[(changes & ~moving & ~owner_lives) | idle | late] = NONE
-    now = np.uint64(now_ns)
+    old[(changes & ~moving & ~owner_lives) | ends] = NONE
     following = Buckets(
-        owner=want.astype(np.uint32),
-        old=old.astype(np.uint32),
-        since=np.where(changes, now, present.since),
+        owner=want.astype(np.uint16),
+        old=old.astype(np.uint16),
+        changed=np.where(changes, np.int64(now), present.changed),
         stamp=present.stamp,
     )
     return Advance(
         following,
-        np.flatnonzero(changes | orphaned | idle | late),
+        np.flatnonzero(changes | orphaned | ends),
         begun=_count(changes & ~moving & owner_lives),
         chained=_count(changes & moving),
         departed=_count(changes & ~moving & ~owner_lives),
-        orphaned=_count(orphaned & ~idle & ~late),
-        idle=_count(idle),
-        late=_count(late),
-        look_at_ns=_next_end(following, idle_ns, deadline_ns),
+        orphaned=_count(orphaned & ~ends),
+        idle=_count(is_idle),
+        late=_count(is_late),
+        look_at=_next_end(following, idle, deadline),
     )
 
 
-def _next_end(buckets: Buckets, idle_ns: int, deadline_ns: int | None) -> int | None:
+def _next_end(buckets: Buckets, idle: int, deadline: int | None) -> int | None:
     moving = buckets.moving
     if not moving.any():
         return None
-    end = int(buckets.used[moving].min()) + idle_ns
-    if deadline_ns is not None:
-        end = min(end, int(buckets.since[moving].min()) + deadline_ns)
+    end = int(buckets.used[moving].min()) + idle
+    if deadline is not None:
+        end = min(end, int(buckets.changed[moving].min()) + deadline)
     return end
 
 
-def _ages(times: Times, now_ns: int) -> Times:
+def _ages(times: Times, now: int) -> Times:
     """How long ago; the program may have stamped a packet since `now`."""
-    now = np.uint64(now_ns)
-    return now - np.minimum(times, now)
+    return np.int64(now) - np.minimum(times, np.int64(now))
 
 
 def _count(mask: NDArray[np.bool_]) -> int:
