@@ -17,6 +17,9 @@ Kind = Literal["services", "pods", "routes"]
 reflected), or any other route, such as a default route (plain route)."""
 
 
+Dataplane = Literal["kernel", "plain", "bpf", "auto"]
+
+
 class Import(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Which prefixes a neighbour may advertise to us. What is in none of the lists is refused."""
 
@@ -125,8 +128,23 @@ class GatewayConfig(Bgp, frozen=True, kw_only=True):
     """A bucket without a packet for so long may move to its new owner."""
     move_deadline_s: float | None = None
     """A busy bucket moves after so long all the same; none: never."""
-    dataplane: Literal["kernel", "plain"] = "kernel"
-    """`plain` is the kernel's own mpath group rebuilt on each change: the control of the lab."""
+    dataplane: Dataplane = "kernel"
+    """`bpf`: a program in the packets' path, over the kernel's groups (docs/gateway.md); `auto`:
+    the same where it can be loaded. `plain` is the kernel's own mpath group rebuilt on each change:
+    the control of the lab."""
+    attach: Literal["tc", "xdp"] = "tc"
+    """Where the BPF program sits. `xdp` is for cards whose driver has it."""
+    attach_links: list[str] = []
+    """The links that the BPF program is attached to; left out: every Ethernet link that is no port
+    of a bridge or bond."""
+    flow_table_entries: int = 262_144
+    """Flows that the BPF data plane can track at once, 84 octets each. It should hold the new
+    connections that reach buckets in transition, for as long as these last."""
+    transition_idle_s: float = 600.0
+    """BPF: a bucket in transition is done when no flow of its former owners was seen for so long.
+    A flow that is silent for longer can be moved."""
+    transition_deadline_s: float | None = None
+    """BPF: a bucket in transition is done after so long, whatever its flows do; none: never."""
     expected_peers: int = 0
     """With an empty kernel: in sync when so many neighbours have sent End-of-RIB."""
     selection_deferral_s: float = 60.0
@@ -140,6 +158,13 @@ class GatewayConfig(Bgp, frozen=True, kw_only=True):
         if not 1 <= self.hash_seed <= 0xFFFFFFFF:
             raise ValueError("hash_seed: 1 to 4294967295")
         _positive("idle_timer_s", self.idle_timer_s)
+        _positive("transition_idle_s", self.transition_idle_s)
+        if self.transition_deadline_s is not None:
+            _positive("transition_deadline_s", self.transition_deadline_s)
+        if not 1024 <= self.flow_table_entries <= 1 << 26:
+            raise ValueError(
+                f"flow_table_entries: 1024 to {1 << 26}, not {self.flow_table_entries}"
+            )
 
 
 class Advertise(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
