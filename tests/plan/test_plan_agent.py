@@ -7,8 +7,8 @@ from samepath.bgp.decision import Path
 from samepath.bgp.rib import PathSet
 from samepath.model.cluster import Node, make_cluster
 from samepath.model.config import AgentConfig, Kind
-from samepath.model.net import Family, host_nlri, parse_address, parse_prefix
-from samepath.plan.agent import advertisements, learned, own_blocks
+from samepath.model.net import Family, host_nlri, parse_address, parse_prefix, prefix_text
+from samepath.plan.agent import Learned, advertisements, learned, own_blocks
 from samepath.plan.services import Offer, State
 
 A = parse_address
@@ -49,9 +49,9 @@ def test_which_next_hops_a_route_has() -> None:
         ((path(GW1, N2, "pods"), path(GW2, N2, "pods")), (N2,)),
         ((path(GW1, N3, "pods"), path(GW2, N2, "pods")), (N2,)),
     ]:
-        assert learned({Family.IPV4: [(default[1], PathSet(paths))]}) == {default: hops}
+        assert learned({Family.IPV4: [(default[1], PathSet(paths))]}).routes == {default: hops}
     services = PathSet((path(GW1, N2, "services"),))
-    assert learned({Family.IPV4: [(default[1], services)]}) == {}
+    assert learned({Family.IPV4: [(default[1], services)]}) == Learned()
 
 
 def test_own_blocks() -> None:
@@ -64,3 +64,32 @@ def test_own_blocks() -> None:
         pod_cidrs=["10.9.0.0/24"],
     )  # fmt: skip
     assert own_blocks(configured, cluster) == {parse_prefix("10.9.0.0/24")}
+
+
+def test_nobody_else_has_a_route_into_our_blocks() -> None:
+    """Equal or longer is refused, whoever says it; shorter and elsewhere is taken."""
+
+    def table(*texts: str) -> dict[Family, list[tuple[bytes, PathSet]]]:
+        found: dict[Family, list[tuple[bytes, PathSet]]] = {f: [] for f in Family}
+        for text in texts:
+            family, nlri = parse_prefix(text)
+            kind: Kind = "routes" if text.endswith("/32") else "pods"
+            found[family].append((nlri, PathSet((path(N2, N2, kind),))))
+        return found
+
+    told = table(
+        "10.244.1.0/24", "10.244.1.64/26", "10.244.1.7/32", "10.244.0.0/16", "10.244.2.0/24",
+        "fd00:1::/64", "fd00:1::10/124", "fd00:2::/64",
+    )  # fmt: skip
+    found = learned(told, [BLOCK4, BLOCK6])
+    assert {prefix_text(*p) for p in found.routes} == {
+        "10.244.0.0/16", "10.244.2.0/24", "fd00:2::/64"
+    }  # fmt: skip
+    assert [(prefix_text(r.family, r.nlri), r.peer, r.why.name) for r in found.not_taken] == [
+        ("10.244.1.0/24", N2, "OWN_BLOCK"),
+        ("10.244.1.64/26", N2, "WITHIN_OWN_BLOCK"),
+        ("10.244.1.7/32", N2, "WITHIN_OWN_BLOCK"),
+        ("fd00:1::/64", N2, "OWN_BLOCK"),
+        ("fd00:1::10/124", N2, "WITHIN_OWN_BLOCK"),
+    ]
+    assert not learned(told).not_taken

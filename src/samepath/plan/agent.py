@@ -1,17 +1,23 @@
-"""What a node tells its gateways, and which routes it takes from them. Pure.
+"""What a node tells its neighbours, and which routes it takes from them. Pure.
 
-Called by `programs.agent` in each pass.
+Called by `programs.routing` in each pass.
 
 Out: each service address that is offered (`plan.services`) as a host route, its weight as link
-bandwidth, GRACEFUL_SHUTDOWN while it drains; and the node's own pod blocks.
-In: other nodes' pod blocks, one next hop each, and default (or other) routes by all gateways.
+bandwidth, GRACEFUL_SHUTDOWN while it drains; and the node's own pod blocks, never a single pod.
+Blocks that lie side by side are told one by one: each may go to another node alone, and a common
+prefix would then have to be withdrawn and told anew in parts, with the blocks that stay.
+In: other nodes' pod blocks, one next hop each, and default (or other) routes by all gateways. Not a
+prefix that is one of our own blocks or lies within one: whoever tells it would draw our pods'
+traffic. (A wider one is taken: our blocks are longer, so it draws nothing of ours.)
 
 Standards: RFC 8326 (GRACEFUL_SHUTDOWN), draft-ietf-idr-link-bandwidth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import enum
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from samepath.bgp.adjout import Advertisement
 from samepath.bgp.attributes import (
@@ -22,13 +28,47 @@ from samepath.bgp.attributes import (
 from samepath.bgp.rib import Path, PathSet
 from samepath.model.cluster import Cluster
 from samepath.model.config import AgentConfig
-from samepath.model.net import Address, Family, Nlri, family_of, host_nlri, parse_prefix
+from samepath.model.net import (
+    Address,
+    Family,
+    Nlri,
+    PrefixSet,
+    family_of,
+    host_nlri,
+    parse_prefix,
+    prefix_text,
+)
 from samepath.plan.services import Offer, State
 
 BYTES_PER_S = 125_000
 """Link bandwidth of weight 1."""
 
 Prefix = tuple[Family, Nlri]
+
+
+Routes = dict[Family, dict[Nlri, Advertisement]]
+
+
+class WhyNot(enum.Enum):
+    """Why a prefix that a neighbour told gets no route here, though it may tell such prefixes."""
+
+    OWN_BLOCK = "a pod block of our own"
+    WITHIN_OWN_BLOCK = "within a pod block of our own"
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    peer: Address
+    family: Family
+    nlri: Nlri
+    why: WhyNot
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    routes: Mapping[Prefix, tuple[Address, ...]] = field(default_factory=dict)
+    """What to install: prefix -> next hops."""
+    not_taken: tuple[NotTaken, ...] = ()
 
 
 def own_blocks(config: AgentConfig, cluster: Cluster) -> frozenset[Prefix]:
@@ -39,11 +79,9 @@ def own_blocks(config: AgentConfig, cluster: Cluster) -> frozenset[Prefix]:
     return frozenset(node.pod_cidrs) if node else frozenset()
 
 
-def advertisements(
-    offers: Mapping[Address, Offer], blocks: Iterable[Prefix], asn: int
-) -> dict[Family, dict[Nlri, Advertisement]]:
-    """All that every neighbour is to be told."""
-    routes: dict[Family, dict[Nlri, Advertisement]] = {f: {} for f in Family}
+def advertisements(offers: Mapping[Address, Offer], blocks: Iterable[Prefix], asn: int) -> Routes:
+    """All that a neighbour is to be told."""
+    routes: Routes = {f: {} for f in Family}
     plain = Advertisement(PathAttributes(next_hop=b""))
     for family, nlri in blocks:
         routes[family][nlri] = plain
@@ -66,19 +104,24 @@ def _advertisement(offer: Offer, asn: int) -> Advertisement:
 
 
 def learned(
-    tables: Mapping[Family, Iterable[tuple[Nlri, PathSet]]],
-) -> dict[Prefix, tuple[Address, ...]]:
-    """The routes to install, prefix -> next hops; our own blocks are for the caller to leave out,
-    should another node claim them."""
+    tables: Mapping[Family, Iterable[tuple[Nlri, PathSet]]], own: Collection[Prefix] = ()
+) -> Learned:
+    """The routes to install; `own` are our pod blocks."""
+    blocks = PrefixSet(prefix_text(*block) for block in own)
     routes: dict[Prefix, tuple[Address, ...]] = {}
+    not_taken: list[NotTaken] = []
     made: dict[PathSet, tuple[Address, ...]] = {}
     for family, table in tables.items():
         for nlri, paths in table:
             if paths not in made:
                 made[paths] = _next_hops(paths.best)
-            if made[paths]:
+            if made[paths] and blocks.covers(family, nlri):
+                is_same = (family, nlri) in own
+                why = WhyNot.OWN_BLOCK if is_same else WhyNot.WITHIN_OWN_BLOCK
+                not_taken += (NotTaken(p.peer, family, nlri, why) for p in paths.paths)
+            elif made[paths]:
                 routes[family, nlri] = made[paths]
-    return routes
+    return Learned(routes, tuple(not_taken))
 
 
 def _next_hops(best: tuple[Path, ...]) -> tuple[Address, ...]:

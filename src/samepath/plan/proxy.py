@@ -32,7 +32,6 @@ Standards: nft(8); RFC 9293 §3.10.7.1 (reset), RFC 792 and RFC 4443 (unreachabl
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, shake_128
@@ -40,15 +39,18 @@ from hashlib import blake2b, shake_128
 from samepath.model.cluster import Cluster, EndpointSlice, Service, Target
 from samepath.model.config import Advertise
 from samepath.model.net import Address, address_text, family_of, prefix_text
+from samepath.plan import masquerade
 from samepath.plan.ruleset import (
     AFFINITY_SLOTS,
     BASE,
     BY_CLIENT,
     ENDPOINTS,
+    OUTGOING,
     SETS,
     VERDICTS,
     Elements,
     Ruleset,
+    intervals,
 )
 from samepath.plan.services import Reach, service_addresses
 
@@ -75,7 +77,8 @@ def build(
     taken: Iterable[Address] = (),
     memo: Memo | None = None,
 ) -> Ruleset:
-    """The rules of all services, as this node has them. `cluster_cidrs`: all pods' prefixes.
+    """The rules of all services, as this node has them, and the masquerade of what leaves.
+    `cluster_cidrs`: all pods' prefixes.
 
     `memo` is kept by the caller between builds; it only saves time.
     """
@@ -96,14 +99,15 @@ def build(
         parts[key] = known[1]
     for key in memo.keys() - parts.keys():
         del memo[key]
-    return _merge(parts, _sources(cluster_cidrs))
+    cidrs = tuple(cluster_cidrs)
+    return _merge(parts, {**intervals("cluster", cidrs), **masquerade.elements(cluster, cidrs)})
 
 
-def _merge(parts: Mapping[str, Part], sources: Elements) -> Ruleset:
+def _merge(parts: Mapping[str, Part], networks: Elements) -> Ruleset:
     elements: dict[str, dict[str, str]] = {n: {} for n in (*SETS, *VERDICTS, *ENDPOINTS)}
     targets: dict[Address, frozenset[tuple[Address, bool]]] = {}
     conflicts: set[str] = set()
-    digest = blake2b(BASE.encode(), digest_size=10)
+    digest = blake2b((BASE + OUTGOING).encode(), digest_size=10)
     for key, part in parts.items():
         digest.update(part.digest)
         for name, values in part.elements.items():
@@ -116,20 +120,9 @@ def _merge(parts: Mapping[str, Part], sources: Elements) -> Ruleset:
             known.update(values)
         for address, endpoints in part.targets.items():
             targets[address] = targets.get(address, frozenset()) | endpoints
-    elements.update((name, dict(values)) for name, values in sources.items())
-    digest.update(repr(sorted((n, *sorted(v)) for n, v in sources.items())).encode())
+    elements.update((name, dict(values)) for name, values in networks.items())
+    digest.update(repr(sorted((n, *sorted(v)) for n, v in networks.items())).encode())
     return Ruleset(elements, targets, tuple(sorted(conflicts)), digest.hexdigest())
-
-
-def _sources(cidrs: Iterable[str]) -> Elements:
-    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
-    # Sets of intervals take no overlaps.
-    four = ipaddress.collapse_addresses(n for n in networks if n.version == 4)
-    six = ipaddress.collapse_addresses(n for n in networks if n.version == 6)
-    return {
-        "cluster4": dict.fromkeys(map(str, four), ""),
-        "cluster6": dict.fromkeys(map(str, six), ""),
-    }
 
 
 # -- One service ------------------------------------------------------------------------------
@@ -236,6 +229,8 @@ def _affinity(picked: Sequence[Target]) -> list[Target]:
 
 
 def cluster_prefixes(cluster: Cluster) -> tuple[str, ...]:
-    """The pod blocks of all nodes: where pods' addresses are, unless configured."""
+    """Where pods' addresses are, unless configured: all pools, and the pod blocks of all Nodes."""
     found = {cidr for node in cluster.nodes.values() for cidr in node.pod_cidrs}
-    return tuple(sorted(prefix_text(family, nlri) for family, nlri in found))
+    found.update((pool.family, pool.cidr) for pool in cluster.pools.values())
+    texts = intervals("", (prefix_text(family, nlri) for family, nlri in found))
+    return (*texts["4"], *texts["6"])

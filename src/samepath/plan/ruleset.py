@@ -1,8 +1,9 @@
 """The nftables table `inet samepath`: what is in it, as data, and as text for nft(8).
 
-Filled by `plan.proxy`, which says how a packet goes; written into the kernel by `apply.nft`, as a
-whole (`full_text`) or, when the kernel is known to hold an earlier one of ours, as a change
-(`change_text`). Both are one transaction. Pure; nothing but addresses and numbers gets into it.
+Filled by `plan.proxy`, which says how a packet goes, and by `plan.masquerade`; written into the
+kernel by `apply.nft`, as a whole (`full_text`) or, when the kernel is known to hold an earlier one
+of ours, as a change (`change_text`). Both are one transaction. Pure; nothing but addresses and
+numbers gets into it.
 
 Text is kept to what nft 1.0.6 takes and reads back (Debian 12): a `typeof` with `th dport`, for
 one, it writes but cannot read again.
@@ -12,7 +13,8 @@ Standards: nft(8).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from samepath.model.net import Address
@@ -35,6 +37,12 @@ SETS: Mapping[str, str] = {
     "cluster4": "type ipv4_addr; flags interval",
     "cluster6": "type ipv6_addr; flags interval",
 }
+OUTGOING_SETS: Mapping[str, str] = {
+    f"{name}{number}": f"type ipv{number}_addr; flags interval"
+    for name in ("natted", "allpods")
+    for number in (4, 6)
+}
+_INTERVALS = ("cluster4", "cluster6", *OUTGOING_SETS)
 VERDICTS: Mapping[str, str] = {
     f"{scope}{number}": f"type {kind} . inet_proto . inet_service : verdict"
     for scope in ("inside", "outside")
@@ -102,6 +110,17 @@ BASE = """
   }
 """  # noqa: E501
 
+OUTGOING = """
+  chain outgoing {
+    type nat hook postrouting priority srcnat + 1; policy accept;
+    tcp flags & (fin | syn | rst | ack) != syn return
+    ip saddr @natted4 ip daddr != @allpods4 masquerade fully-random
+    ip6 saddr @natted6 ip6 daddr != @allpods6 masquerade fully-random
+  }
+"""
+"""After the services' rules (the first NAT chain that decides has decided). Ports at random: two
+CPUs that pick the lowest free one at once would pick the same, and a packet would be lost."""
+
 
 Elements = Mapping[str, Mapping[str, str]]
 """Of each set and map: key -> value as nft writes it; empty for a set."""
@@ -116,6 +135,9 @@ class Ruleset:
     conflicts: tuple[str, ...] = ()
     """Ports that two services claim at one address; the first by name has it."""
     digest: str = ""
+    """Empty: no table is wanted."""
+    services: bool = True
+    """False: the table holds `OUTGOING` alone."""
 
     @property
     def chains(self) -> frozenset[str]:
@@ -140,15 +162,21 @@ def full_text(ruleset: Ruleset) -> str:
     """The whole table, in place of whatever stood there."""
     lines = [f"table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n"]
     lines.append(f"  set digest {{ type mark; comment {_quoted(ruleset.digest)}; }}\n")
-    for name, kind in SETS.items():
+    for name, kind in {**(SETS if ruleset.services else {}), **OUTGOING_SETS}.items():
         lines.append(f"  set {name} {{ {kind}; {_block(ruleset, name)}}}\n")
+    if ruleset.services:
+        lines.extend(_services(ruleset))
+    return "".join((*lines, OUTGOING, "}\n"))
+
+
+def _services(ruleset: Ruleset) -> Iterator[str]:
     for name, kind in ENDPOINTS.items():
-        lines.append(f"  map {name} {{ {kind}; {_block(ruleset, name)}}}\n")
+        yield f"  map {name} {{ {kind}; {_block(ruleset, name)}}}\n"
     for chain in sorted(ruleset.chains):
-        lines.append(f"  chain {chain} {{ {_rule(chain)}; }}\n")
+        yield f"  chain {chain} {{ {_rule(chain)}; }}\n"
     for name, kind in VERDICTS.items():
-        lines.append(f"  map {name} {{ {kind}; {_block(ruleset, name)}}}\n")
-    return "".join((*lines, BASE, "}\n"))
+        yield f"  map {name} {{ {kind}; {_block(ruleset, name)}}}\n"
+    yield BASE
 
 
 def _block(ruleset: Ruleset, name: str) -> str:
@@ -163,10 +191,10 @@ def _element(item: tuple[str, str]) -> str:
 
 def change_text(old: Ruleset, new: Ruleset) -> str | None:
     """What makes `new` out of `old`, or None if the whole table is to be written."""
-    for name in ("cluster4", "cluster6"):
-        # Intervals change seldom, and not well one by one.
-        if old.elements[name] != new.elements[name]:
-            return None
+    # Intervals change seldom, and not well one by one.
+    is_same = all(old.elements.get(n) == new.elements.get(n) for n in _INTERVALS)
+    if not (old.services and new.services and is_same):
+        return None
     lines = [f"delete set {TABLE} digest\n"]
     lines.append(f"add set {TABLE} digest {{ type mark; comment {_quoted(new.digest)}; }}\n")
     old_chains, new_chains = old.chains, new.chains
@@ -182,6 +210,17 @@ def change_text(old: Ruleset, new: Ruleset) -> str | None:
     for chain in sorted(old_chains - new_chains):
         lines.append(f"delete chain {TABLE} {chain}\n")
     return "".join(lines)
+
+
+def intervals(name: str, texts: Iterable[str]) -> Elements:
+    """Prefixes as the sets `name`4 and `name`6; sets of intervals take no overlaps."""
+    networks = [ipaddress.ip_network(text) for text in texts]
+    four = ipaddress.collapse_addresses(n for n in networks if n.version == 4)
+    six = ipaddress.collapse_addresses(n for n in networks if n.version == 6)
+    return {
+        f"{name}4": dict.fromkeys(map(str, four), ""),
+        f"{name}6": dict.fromkeys(map(str, six), ""),
+    }
 
 
 def removal_text() -> str:

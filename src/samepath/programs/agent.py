@@ -1,10 +1,10 @@
 """`samepath agent`: manifests and BGP in; addresses, rules, routes and BGP out. Wiring only.
 
 One task runs passes. A pass plans anew what may have changed and brings the world to it in order:
-services (`programs.serving`), routes, and then what is advertised, in which a service appears only
-when its rules and address stand. What is to be withdrawn or drained does not wait for the rest.
-Whatever happens (a manifest, an UPDATE, a link, somebody at the rules, a timer) only wakes the
-task. What fails stays dirty and is tried again, and does not keep the rest.
+services (`programs.serving`), routes (`programs.routing`), and then what is advertised, in which a
+service appears only when its rules and address stand. What is to be withdrawn or drained does not
+wait for the rest. Whatever happens (a manifest, an UPDATE, a link, somebody at the rules, a timer)
+only wakes the task. What fails stays dirty and is tried again, and does not keep the rest.
 
 At start everything in the kernel is adopted. Service addresses and rules are left as they are until
 the manifests are in sync, routes until the neighbours are; End-of-RIB waits for the services'
@@ -18,24 +18,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from samepath.apply import settings
 from samepath.apply.addresses import LOOPBACK
 from samepath.apply.nft import RulesMonitor, digest_in_kernel
-from samepath.apply.routes import BLACKHOLE, Gateways, PlainRoutes
-from samepath.apply.slots import Slots
 from samepath.apply.tool import ToolError
-from samepath.bgp.adjout import Advertisement
 from samepath.bgp.transport import Speaker
 from samepath.kube.manifests import Manifests
 from samepath.kube.objects import Object
 from samepath.model.cluster import Cluster, make_cluster
 from samepath.model.config import AgentConfig
 from samepath.model.documents import DocumentError
-from samepath.model.net import Address, Family, Nlri, parse_address
+from samepath.model.net import Address, Family, parse_address
 from samepath.model.ours import PROTOCOL
-from samepath.netlink.connected import Connected
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.monitor import Monitor
 from samepath.plan import agent as plan
@@ -43,7 +39,7 @@ from samepath.plan.services import offers
 from samepath.programs import control
 from samepath.programs.agent_view import status
 from samepath.programs.config import Watch, load
-from samepath.programs.next_hops import with_next_hops
+from samepath.programs.routing import Routing
 from samepath.programs.serving import ADDRESSES, RULES, Serving, World
 from samepath.programs.stopping import Stopping
 
@@ -52,12 +48,8 @@ log = logging.getLogger("samepath.agent")
 READ_BACK_S = 30.0
 """The kernel is read back at least so often: it forgets without saying so."""
 CONFIG_LOOK_S = 2.0
-DEFERRAL_S = 60.0
-"""Neighbours that have not sent End-of-RIB by then are not waited for (RFC 4724 §4.1)."""
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 30.0
-BLACKHOLE_METRIC = 0x53000000
-"""Of our own pod block: any other route for it, such as a bridge's, is better."""
 _FIXED = ("router_id", "local_as", "run_dir", "route_metric")
 
 
@@ -70,32 +62,24 @@ class Agent:
         self.started = time.monotonic()
         self.wake = asyncio.Event()
         self.kernel = RealKernel()
-        self.plain = PlainRoutes(
-            self.kernel,
-            Slots(),
-            metric=config.route_metric,
-            blackhole_metric=BLACKHOLE_METRIC,
-        )
         self.serving = Serving(self.kernel)
+        self.routing = Routing(self.kernel, config)
         self.manifests = Manifests(config.manifests, self.wake.set)
         self.following: asyncio.Task[None] | None = None
         self.findings: Sequence[settings.Finding] = ()
-        self.speaker: Speaker
+        self.claimed: Callable[[Cluster], frozenset[plan.Prefix] | None] | None = None
+        """Our pod blocks, where they are claimed out of pools (`programs.pods`); its None: not
+        known as yet. None: they are those of the configuration or of our Node."""
 
         self.objects: Mapping[str, Object] = {}
         self.cluster = Cluster()
         """The last known one, whatever has become of its source."""
         self.known = False
-        """The cluster has been read in full, by us or before a change of the folder."""
+        """The cluster has been read in full, by us or before a change of the folder; and we know
+        which blocks are ours."""
         self.taken: frozenset[Address] = frozenset()
-        self.own: frozenset[plan.Prefix] = frozenset()
-        """Our pod blocks."""
-        self.learned: dict[plan.Prefix, tuple[Address, ...]] = {}
-        self.offered: dict[Family, dict[Nlri, Advertisement]] | None = None
-        self.routes_in_sync = False
 
         self.services_dirty = True
-        self.routes_dirty = True
         self.kernel_touched = True
         self.rules_touched = True
         self.read_back_at = 0.0
@@ -108,20 +92,13 @@ class Agent:
         loop = asyncio.get_running_loop()
         stopping = Stopping(self._reload)
         self._settle_settings()
-        restarted = await self._has_state()
-        self.speaker = Speaker(
-            self._with_next_hops(self.config),
-            wake=self.wake.set,
-            restarted=restarted,
-            forwarding_preserved=restarted,
-        )
+        await self.routing.start(self.wake.set, restarted=await self._has_state())
         monitor, rules_monitor = self.kernel.monitor(), RulesMonitor()
         loop.add_reader(monitor.fileno(), self._on_kernel, monitor)
         loop.add_reader(rules_monitor.fileno(), self._on_rules, rules_monitor)
         server = await control.serve(
             self.config.run_dir, "agent", {"status": lambda question: status(self, question)}
         )
-        await self.speaker.start()
         log.info("agent of node %s runs, AS %d", self.config.node, self.config.local_as)
         self.following = asyncio.create_task(self.manifests.run())
         passes = asyncio.create_task(self._passes(rules_monitor))
@@ -144,8 +121,13 @@ class Agent:
             server.close()
             await self.speaker.stop(notify=stopping.goodbye)
 
-    def _with_next_hops(self, config: AgentConfig) -> AgentConfig:
-        return with_next_hops(config, Connected.read(self.kernel), self.kernel.addresses())
+    @property
+    def speaker(self) -> Speaker:
+        return self.routing.speaker
+
+    @property
+    def errors(self) -> dict[str, str]:
+        return {**self.serving.errors, **self.routing.errors}
 
     async def _has_state(self) -> bool:
         """Whether an agent before us has left something in the kernel."""
@@ -183,7 +165,7 @@ class Agent:
             fixed = [n for n in _FIXED if getattr(config, n) != getattr(self.config, n)]
             if fixed:
                 raise ValueError(f"{', '.join(fixed)}: a change needs a restart of the agent")
-            self.speaker.reconfigure(self._with_next_hops(config))
+            self.routing.reload(config, self.cluster)
         except (DocumentError, ValueError, OSError) as error:
             self.config_error = str(error)
             log.error("configuration refused, the last good one stands: %s", error)
@@ -197,18 +179,15 @@ class Agent:
             self.following.cancel()
             self.manifests = Manifests(config.manifests, self.wake.set)
             self.following = asyncio.create_task(self.manifests.run())
-        self.kernel_touched = self.services_dirty = self.routes_dirty = True
-        self.offered = None if self.offered is None else {}
+        self.kernel_touched = self.services_dirty = True
         self.wake.set()
 
     # passes
 
     async def _passes(self, rules_monitor: RulesMonitor) -> None:
         while True:
-            looks = (self.plain.next_look, self.serving.drain_look_at)
+            looks = (self.routing.next_look, self.serving.drain_look_at)
             until = min(*looks, self.read_back_at, self.retry_at, time.monotonic() + CONFIG_LOOK_S)
-            if not self.routes_in_sync:
-                until = min(until, self.started + DEFERRAL_S)
             try:
                 async with asyncio.timeout(max(0.0, until - time.monotonic())):
                     await self.wake.wait()
@@ -217,14 +196,14 @@ class Agent:
             self.wake.clear()
             if self.watch.changed():
                 self._reload()
-            said = dict(self.serving.errors)
+            said = self.errors
             await self._pass()
             rules_monitor.drain()  # of what we have written ourselves
             self._schedule(said)
 
     def _schedule(self, said: Mapping[str, str]) -> None:
         """When to try again what has failed; and say what is newly wrong, once."""
-        errors = self.serving.errors
+        errors = self.errors
         for about, text in errors.items():
             if said.get(about) != text:
                 log.error("%s: %s", about, text)
@@ -237,7 +216,7 @@ class Agent:
     async def _pass(self) -> None:
         now = time.monotonic()
         if now >= self.retry_at:
-            self.retry_at, self.services_dirty = math.inf, True
+            self.retry_at, self.kernel_touched = math.inf, True
         if now >= self.read_back_at:
             self.read_back_at = now + READ_BACK_S
             self.kernel_touched = self.rules_touched = True
@@ -250,24 +229,31 @@ class Agent:
             self.objects = self.manifests.objects
             self.cluster = await asyncio.to_thread(make_cluster, self.objects.values())
             self.services_dirty = True
-        self.known = self.known or self.manifests.in_sync
+        self._follow()
         if now >= self.serving.drain_look_at:
             ended = await self.serving.count_flows(self.config.drain_deadline_s)
             self.services_dirty = self.services_dirty or ended
         if self.known and self.services_dirty:
             await self._serve()
-        await self._route()
+        await self.routing.work(known=self.known)
         if self.known:
             self._offer()
+
+    def _follow(self) -> None:
+        """Which Nodes are our neighbours, and which blocks are ours."""
+        if not (self.known or self.manifests.in_sync):
+            return
+        claimed = self.claimed
+        own = claimed(self.cluster) if claimed else plan.own_blocks(self.config, self.cluster)
+        if own is not None:
+            self.known = True
+            self.routing.follow(self.cluster, own)
 
     def _read_back(self) -> None:
         """Somebody may have changed the kernel, or it has forgotten."""
         self.kernel_touched, self.services_dirty = False, True
-        # An address that came later may be a next hop of ours.
-        config = self._with_next_hops(self.config)
-        if config != self.speaker.config:
-            self.speaker.reconfigure(config)
-        self.plain.read_again()
+        self.routing.look_at_links()
+        self.routing.plain.read_again()
         loopback = next(link.index for link in self.kernel.links() if link.name == LOOPBACK)
         texts = [*self.config.next_hops]
         for neighbor in self.config.neighbors:
@@ -279,49 +265,14 @@ class Agent:
         self.services_dirty = False
         world = World(self.cluster, self.config, self.taken)
         await self.serving.plan(world)
-        self.own = plan.own_blocks(self.config, self.cluster)
-        if self.offered is not None:
+        if self.routing.offered is not None:
             self._offer()  # a drain or a withdrawal does not wait for rules
         await self.serving.settle(world)
 
-    # routes and advertisements
-
-    async def _route(self) -> None:
-        changed = any(self.speaker.rib.take_changed().values())
-        if changed or self.routes_dirty:
-            self.routes_dirty = False
-            tables = {family: self.speaker.rib.items(family) for family in Family}
-            self.learned = plan.learned(tables)
-        wanted: dict[plan.Prefix, Gateways] = {**self.learned, **dict.fromkeys(self.own, BLACKHOLE)}
-        self.plain.want(wanted)
-        if not self.routes_in_sync:
-            self._look_whether_in_sync()
-        self.plain.in_sync = self.routes_in_sync and self.known
-        for _ in self.plain.work():
-            await asyncio.sleep(0)
-
-    def _look_whether_in_sync(self) -> None:
-        """RFC 4724 §4.1: all neighbours have sent End-of-RIB, or they had time enough."""
-        heard = {
-            peer.neighbor
-            for peer in self.speaker.peers()
-            if peer.is_established and all(f.end_of_rib_received for f in peer.families.values())
-        }
-        waited_s = time.monotonic() - self.started
-        if heard >= {n.name for n in self.config.neighbors} or waited_s >= DEFERRAL_S:
-            log.info("routes are in sync after %.1f s", waited_s)
-            self.routes_in_sync = True
-
     def _offer(self) -> None:
-        """Tell every neighbour what it is to know; the sessions send the difference."""
-        if not self.serving.settle_drains(starting=self.offered is None):
+        if not self.serving.settle_drains(starting=self.routing.offered is None):
             return  # the next pass knows whether these drains are over
-        told = offers(self.serving.rows)
-        routes = plan.advertisements(told, self.own, self.config.local_as)
-        if routes != self.offered:
-            self.offered = routes
-            for neighbor in self.config.neighbors:
-                self.speaker.set(neighbor.name, routes)
+        self.routing.offer(offers(self.serving.rows))
         if not self.serving.errors.keys() & {RULES, ADDRESSES}:
             self.speaker.release_end_of_rib()
 

@@ -18,7 +18,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
     """Everything an operator asks first; JSON-able."""
     now = time.monotonic()
     node = agent.cluster.nodes.get(agent.config.node)
-    plain_errors = {prefix_text(f, n): text for (f, n), text in agent.plain.errors.items()}
+    plain_errors = {prefix_text(f, n): text for (f, n), text in agent.routing.plain.errors.items()}
     return {
         "program": "agent",
         "node": agent.config.node,
@@ -28,7 +28,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "router_id": agent.config.router_id,
         "uptime_s": round(now - agent.started, 1),
         "config_error": agent.config_error,
-        "in_sync": {"manifests": agent.manifests.in_sync, "routes": agent.routes_in_sync},
+        "in_sync": {"manifests": agent.manifests.in_sync, "routes": agent.routing.in_sync},
         "manifests": {
             "folder": agent.manifests.folder,
             "objects": len(agent.objects),
@@ -49,9 +49,9 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
                 "installed": row.installed,
                 "error": row.error,
             }
-            for row in agent.plain.rows
+            for row in agent.routing.plain.rows
         ],
-        "errors": {**agent.serving.errors, **plain_errors},
+        "errors": {**agent.errors, **plain_errors},
         "refusals": [
             {
                 "peer": address_text(r.peer),
@@ -92,7 +92,7 @@ async def _rules(agent: Agent) -> dict[str, Any]:
         kernel = await digest_in_kernel()
     except ToolError as error:
         return {"wanted": agent.serving.ruleset.digest, "kernel": "", "error": str(error)}
-    wanted = agent.serving.ruleset.digest if agent.config.service_proxy == "nftables" else ""
+    wanted = agent.serving.ruleset.digest
     return {
         "wanted": wanted,
         "kernel": kernel or "",

@@ -33,7 +33,7 @@ def with_next_hops(
     config: Config, connected: Connected, addresses: Iterable[InterfaceAddress]
 ) -> Config:
     """`config` with every neighbour's `next_hops` filled in as far as its link has addresses."""
-    known = list(addresses)
+    known = [a for a in addresses if _is_global(a)]
     neighbors = [_filled(n, config, connected, known) for n in config.neighbors]
     return msgspec.structs.replace(config, neighbors=neighbors)
 
@@ -57,10 +57,14 @@ def _filled(
 
 def _first_global(family: Family, link: int, addresses: list[InterfaceAddress]) -> Address | None:
     for item in addresses:
-        is_global = item.scope == uapi.RT_SCOPE_UNIVERSE and item.prefix_length < family.bits
-        if is_global and item.index == link and family_of(item.address) is family:
+        if item.index == link and family_of(item.address) is family:
             return item.address
     return None
+
+
+def _is_global(item: InterfaceAddress) -> bool:
+    """And has a network: service addresses, thousands maybe, have none."""
+    return item.scope == uapi.RT_SCOPE_UNIVERSE and item.prefix_length < 8 * len(item.address)
 
 
 def _address_of(neighbor: Neighbor) -> Address:

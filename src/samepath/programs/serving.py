@@ -1,9 +1,10 @@
 """The services on this node: addresses, rules, flows, drains, and what may be said of them.
 
-The part of `programs.agent` that is about services. `plan` decides anew from what is known;
-`settle` brings the world to it in order: service addresses on `lo`, service rules, flows of
-endpoints that are gone. Only then are addresses `in_place`, and their services may be advertised.
-What fails is in `errors`, and is tried again by the next `settle`.
+The part of `programs.agent` that is about services, and about the masquerade of what leaves the
+pods, which is in the same table. `plan` decides anew from what is known; `settle` brings the world
+to it in order: service addresses on `lo`, service rules, flows of endpoints that are gone. Only
+then are addresses `in_place`, and their services may be advertised. What fails is in `errors`, and
+is tried again by the next `settle`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from samepath.model.cluster import Cluster
 from samepath.model.config import AgentConfig
 from samepath.model.net import Address, address_text
 from samepath.netlink.kernel import Kernel
-from samepath.plan import proxy
+from samepath.plan import masquerade, proxy
 from samepath.plan.drains import Drains
 from samepath.plan.ruleset import Ruleset
 from samepath.plan.services import Row, View, draining, rows
@@ -80,11 +81,11 @@ class Serving:
 
     def _plan(self, world: World) -> None:
         config = world.config
+        cidrs = config.cluster_cidrs or proxy.cluster_prefixes(world.cluster)
         if config.service_proxy == "none":
-            self.in_place, self.ruleset = None, Ruleset()
+            self.in_place, self.ruleset = None, masquerade.alone(world.cluster, cidrs)
         else:
             self.in_place = frozenset() if self.in_place is None else self.in_place
-            cidrs = config.cluster_cidrs or proxy.cluster_prefixes(world.cluster)
             self.ruleset = proxy.build(
                 world.cluster, config.node, config.advertise, cidrs, world.taken, self._memo
             )
@@ -109,16 +110,11 @@ class Serving:
         in_place = self.in_place
         if in_place is None:
             self._settle_addresses(frozenset())
-            await self._remove_rules()
+            await self._settle_rules()
             return
         wanted = frozenset(row.address for row in self.rows if row.address) - world.taken
         self._settle_addresses(wanted)
-        try:
-            await self.rules.apply(self.ruleset)
-        except ToolError as error:
-            self.errors[RULES] = str(error)
-        else:
-            self.errors.pop(RULES, None)
+        if await self._settle_rules():
             self.in_place = wanted & self.addresses.installed & self.ruleset.targets.keys()
             await self._forget_flows()
         if self.in_place != in_place:
@@ -132,13 +128,17 @@ class Serving:
             texts = [f"{address_text(a)}: {t}" for a, t in sorted(self.addresses.errors.items())]
             self.errors[ADDRESSES] = "; ".join(texts[:10])
 
-    async def _remove_rules(self) -> None:
-        """Somebody else makes the services' rules: ours, from before, go."""
+    async def _settle_rules(self) -> bool:
         try:
-            await self.rules.remove()
-            self.errors.pop(RULES, None)
+            if self.ruleset.digest:
+                await self.rules.apply(self.ruleset)
+            else:
+                await self.rules.remove()
         except ToolError as error:
             self.errors[RULES] = str(error)
+            return False
+        self.errors.pop(RULES, None)
+        return True
 
     async def check_rules(self) -> None:
         """Somebody may have touched them; the next `settle` writes them again."""
