@@ -168,6 +168,30 @@ def test_an_object_in_two_files_is_refused_in_the_later(folder: Path) -> None:
     asyncio.run(scenario())
 
 
+def pool(name: str, cidr: str) -> str:
+    return (
+        f"kind: IPPool\napiVersion: samepath.dev/v1\nmetadata: {{name: {name}}}\n"
+        f"spec: {{cidr: '{cidr}'}}\n---\n"
+    )
+
+
+def test_of_pools_that_overlap_the_first_by_name_stands(folder: Path) -> None:
+    (folder / "a.yaml").write_text(service("x") + pool("zone", "10.0.0.0/8"))
+    (folder / "b.yaml").write_text(pool("early", "10.1.0.0/16") + pool("six", "fd00::/48"))
+
+    async def scenario() -> None:
+        async with watching(folder) as it:
+            assert set(it.source.objects) == {"Service default/x", "IPPool early", "IPPool six"}
+            (refusal,) = it.source.refusals
+            said = "a.yaml:6: IPPool zone overlaps IPPool early (10.1.0.0/16) in b.yaml"
+            assert refusal.text == said
+            put(folder / "b.yaml", pool("six", "fd00::/48"))
+            await it.until(lambda: "IPPool zone" in it.source.objects)
+            assert it.source.refusals == ()
+
+    asyncio.run(scenario())
+
+
 def test_the_folder_gone_and_back(folder: Path) -> None:
     (folder / "a.yaml").write_text(service("a"))
     (folder / "b.yaml").write_text(service("b"))

@@ -10,6 +10,7 @@ from samepath.kube.objects import object_key, parse_object, parse_objects
 from samepath.model.cluster import (
     Endpoint,
     EndpointSlice,
+    IPPool,
     Node,
     NodeDrain,
     Protocol,
@@ -33,10 +34,70 @@ kind: Node
 apiVersion: v1
 metadata: {name: n1, labels: {kubernetes.io/hostname: n1}}
 spec: {podCIDRs: [10.1.0.0/24, 'fd00:1::/64'], unschedulable: true, taints: [{key: x}]}
-status: {conditions: []}
+status:
+  conditions: []
+  addresses:
+    - {type: Hostname, address: n1}
+    - {type: InternalIP, address: 192.0.2.1}
+    - {type: InternalIP, address: '2001:db8::1'}
+    - {type: ExternalIP, address: 203.0.113.1}
 """
     )
-    assert node == Node("n1", (parse_prefix("10.1.0.0/24"), parse_prefix("fd00:1::/64")))
+    assert node == Node(
+        "n1",
+        (parse_prefix("10.1.0.0/24"), parse_prefix("fd00:1::/64")),
+        addresses=(parse_address("192.0.2.1"), parse_address("2001:db8::1")),
+        labels={"kubernetes.io/hostname": "n1"},
+    )
+
+
+POOL = """kind: IPPool
+apiVersion: samepath.dev/v1
+metadata: {name: pods}
+spec:
+  cidr: 10.128.0.0/14
+"""
+
+
+def test_pool_and_its_defaults() -> None:
+    family, cidr = parse_prefix("10.128.0.0/14")
+    assert only(POOL) == IPPool("pods", family, cidr, 26)
+    assert object_key(only(POOL)) == "IPPool pods"
+    family, cidr = parse_prefix("fd00:10::/56")
+    text = POOL.replace("10.128.0.0/14", "'fd00:10::/56'")
+    assert only(text) == IPPool("pods", family, cidr, 122)
+    assert only(POOL.replace("/14", "/28")).block_size == 28
+    given = "  blockSize: 24\n  natOutgoing: true\n  disabled: true\n  nodeSelector: has(x)\n"
+    made = only(POOL + given)
+    assert (made.block_size, made.nat_outgoing, made.disabled) == (24, True, True)
+    assert made.node_selector == "has(x)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (POOL.replace("10.128.0.0/14", "10.128.0.1/14"), "t.yaml:5: spec.cidr: 10.128.0.1/14 has"),
+        (POOL.replace("10.128.0.0/14", "0.0.0.0/0"), "spec.cidr: 0.0.0.0/0 is every address"),
+        (POOL.replace("10.128.0.0/14", "224.0.0.0/8"), "spec.cidr: 224.0.0.0 is multicast"),
+        (POOL + "  blockSize: 13\n", "spec.blockSize: a block of 10.128.0.0/14 is /16 to /32"),
+        (POOL + "  blockSize: 33\n", "t.yaml:6: spec.blockSize: a block of"),
+        (POOL.replace("/14", "/28") + "  blockSize: 26\n", "10.128.0.0/28 is /28 to /32"),
+        (POOL + "  nodeSelector: has(\n", "spec.nodeSelector: at character 5: expected a label"),
+        (POOL + "  ipipMode: Always\n", "t.yaml:6: spec.ipipMode: unknown field"),
+        (POOL + "  blocksize: 26\n", "spec.blocksize: unknown field"),
+        (POOL.replace("samepath.dev/v1", "samepath.dev/v2"), "samepath.dev/v2 is not read, only"),
+        (
+            POOL.replace("samepath.dev/v1", "crd.projectcalico.org/v1"),
+            "t.yaml:2: apiVersion: crd.projectcalico.org/v1 is Calico's IPPool, which is not read:"
+            " write samepath.dev/v1",
+        ),
+        (POOL.replace("samepath.dev/v1", "projectcalico.org/v3"), "write samepath.dev/v1"),
+    ],
+)
+def test_pools_that_are_refused(text: str, said: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        only(text)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ for a ConfigMap, needs no case of its own.
 What is wrong never takes away what was right:
 - A file that cannot be read or taken is refused, and its last good objects stand.
 - An object that stands in two files is refused in the one whose name sorts later.
+- Of two IPPools that overlap the one whose name sorts later is refused.
 - A file that vanishes, or is empty, takes its objects with it after `GRACE_S`: many tools write by
   deleting first.
 - The folder gone, or replaced by one without manifests: everything stands, and `trouble` says so.
@@ -31,7 +32,10 @@ from dataclasses import dataclass, field
 
 from samepath.kube.inotify import Changes, Inotify
 from samepath.kube.objects import Object, object_key, parse_objects
+from samepath.model.cluster import IPPool
 from samepath.model.documents import SIZE_LIMIT, DocumentError, parse
+from samepath.model.net import prefix_text
+from samepath.plan.blocks import overlapping
 
 SUFFIXES = (".yaml", ".yml", ".json")
 FILE_LIMIT = 20_000
@@ -252,6 +256,14 @@ class Manifests:
                 elif known.missing_since is None:
                     text = f"{name}:{found.line}: {key} stands in {owners[key]}, too"
                     refusals.append(Refusal(name, text))
+        pools = {t.name: t for t in objects.values() if isinstance(t, IPPool)}
+        for refused, other in overlapping(pools.values()).items():
+            key, standing = object_key(pools[refused]), object_key(pools[other])
+            name, cidr = owners[key], prefix_text(pools[other].family, pools[other].cidr)
+            line = self._files[name].objects[key].line
+            text = f"{name}:{line}: {key} overlaps {standing} ({cidr}) in {owners[standing]}"
+            refusals.append(Refusal(name, text))
+            del objects[key]
         if objects != self.objects:
             self.objects = objects
         self.refusals = tuple(refusals)

@@ -1,14 +1,16 @@
-"""The Kubernetes objects that we read: Node, Service, EndpointSlice. One parser for all sources.
+"""The Kubernetes objects that we read: Node, Service, EndpointSlice, and our own IPPool. One parser
+for all sources.
 
 Called by every source (the folder of manifests; later the API server) with plain data as a
 `Document`; gives the frozen vocabulary of `samepath.model.cluster`. Structs are partial: a field
 that we do not use is ignored, one that we use must have the API's type. Kinds that we do not read
-are None, not an error.
+are None, not an error. Of IPPool, which is ours, every field of `spec` must be known; Calico's is
+refused, because it may ask for what we would not do (tunnels).
 
 Where the API server would have filled in a default, so do we (namespace `default`, protocol TCP,
 `ready` true). What a default cannot mend is refused with its field.
 
-Standards: Kubernetes API core/v1, discovery.k8s.io/v1.
+Standards: Kubernetes API core/v1, discovery.k8s.io/v1; Calico's IPPool for the fields of ours.
 """
 
 from __future__ import annotations
@@ -23,9 +25,18 @@ import msgspec
 from samepath.model import cluster
 from samepath.model.cluster import NodeDrain, Protocol
 from samepath.model.documents import Document, DocumentError, decode
-from samepath.model.net import Address, Family, Nlri, parse_prefix
+from samepath.model.net import Address, Family, Nlri, nlri_address, parse_prefix
+from samepath.model.selector import SelectorError, parse
 
-Object = cluster.Node | cluster.Service | cluster.EndpointSlice
+Object = cluster.Node | cluster.Service | cluster.EndpointSlice | cluster.IPPool
+
+GROUP = "samepath.dev/v1"
+"""Of the kinds that are ours."""
+
+BLOCK_SIZE = {Family.IPV4: 26, Family.IPV6: 122}
+"""Unless the pool says otherwise; a pool that is smaller is one block."""
+BLOCK_BITS = 16
+"""A block has at most 2 to the power of so many addresses: /16 and /112."""
 
 SERVICE_NAME = "kubernetes.io/service-name"
 """The label of an EndpointSlice that names its Service."""
@@ -57,9 +68,32 @@ class NodeSpec(_Part, frozen=True, kw_only=True):
     pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
 
 
+class NodeAddress(_Part, frozen=True, kw_only=True):
+    type: str
+    address: str
+
+
+class NodeStatus(_Part, frozen=True, kw_only=True):
+    addresses: list[NodeAddress] | None = None
+
+
 class Node(_Part, frozen=True, kw_only=True):
     metadata: Metadata
     spec: NodeSpec | None = None
+    status: NodeStatus | None = None
+
+
+class IPPoolSpec(_Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    cidr: str
+    block_size: int | None = None
+    nat_outgoing: bool = False
+    disabled: bool = False
+    node_selector: str = "all()"
+
+
+class IPPool(_Part, frozen=True, kw_only=True):
+    metadata: Metadata
+    spec: IPPoolSpec
 
 
 class Port(_Part, frozen=True, kw_only=True):
@@ -180,6 +214,12 @@ def parse_object(document: Document) -> Object | None:
     if reader is None:
         return None
     group, read = reader
+    if head.kind == "IPPool" and head.api_version.partition("/")[0] in _CALICO:
+        raise document.error(
+            "apiVersion",
+            f"{head.api_version} is Calico's IPPool, which is not read: write {GROUP}, with cidr, "
+            "blockSize, natOutgoing, disabled and nodeSelector as there",
+        )
     if head.api_version != group:
         if head.api_version.rpartition("/")[0] != group.rpartition("/")[0]:
             return None  # another group's kind of the same name
@@ -189,7 +229,7 @@ def parse_object(document: Document) -> Object | None:
 
 def object_key(thing: Object) -> str:
     """Kind and name, as people say it: `Service default/web`."""
-    name = thing.name if isinstance(thing, cluster.Node) else thing.key
+    name = thing.name if isinstance(thing, cluster.Node | cluster.IPPool) else thing.key
     return f"{type(thing).__name__} {name}"
 
 
@@ -206,7 +246,51 @@ def _node(document: Document) -> cluster.Node:
         drain = NodeDrain.LABEL
     elif (node.metadata.annotations or {}).get(NodeDrain.ANNOTATION.value, "false") != "false":
         drain = NodeDrain.ANNOTATION
-    return cluster.Node(node.metadata.name, tuple(cidrs), drain)
+    return cluster.Node(
+        node.metadata.name,
+        tuple(cidrs),
+        drain,
+        addresses=_internal_addresses(document, node),
+        labels=node.metadata.labels or {},
+    )
+
+
+def _internal_addresses(document: Document, node: Node) -> tuple[Address, ...]:
+    addresses = []
+    for index, part in enumerate((node.status.addresses if node.status else None) or []):
+        if part.type == "InternalIP":
+            path = f"status.addresses[{index}].address"
+            addresses.append(_one(document, path, part.address, _unicast))
+    return tuple(dict.fromkeys(addresses))
+
+
+def _pool(document: Document) -> cluster.IPPool:
+    pool = decode(IPPool, document)
+    spec = pool.spec
+    family, cidr = _one(document, "spec.cidr", spec.cidr, _unicast_prefix)
+    size = spec.block_size
+    if size is None:
+        size = max(BLOCK_SIZE[family], cidr[0])
+    least = max(cidr[0], family.bits - BLOCK_BITS)
+    if not least <= size <= family.bits:
+        raise document.error(
+            "spec.blockSize",
+            f"a block of {spec.cidr} is /{least} to /{family.bits} (within the pool, at most "
+            f"{1 << BLOCK_BITS} addresses), not /{size}",
+        )
+    try:
+        parse(spec.node_selector)
+    except SelectorError as error:
+        raise document.error("spec.nodeSelector", str(error)) from error
+    return cluster.IPPool(
+        name=pool.metadata.name,
+        family=family,
+        cidr=cidr,
+        block_size=size,
+        nat_outgoing=spec.nat_outgoing,
+        disabled=spec.disabled,
+        node_selector=spec.node_selector,
+    )
 
 
 def _service(document: Document) -> cluster.Service:
@@ -298,7 +382,10 @@ _READERS: dict[str, tuple[str, Callable[[Document], Object | None]]] = {
     "Node": ("v1", _node),
     "Service": ("v1", _service),
     "EndpointSlice": ("discovery.k8s.io/v1", _slice),
+    "IPPool": (GROUP, _pool),
 }
+
+_CALICO = ("projectcalico.org", "crd.projectcalico.org")
 
 
 def _addresses(document: Document, path: str, texts: list[str]) -> tuple[Address, ...]:
@@ -314,6 +401,15 @@ def _unicast(text: str) -> Address:
     if text == "255.255.255.255":
         raise ValueError(f"{text} is broadcast")
     return address.packed
+
+
+def _unicast_prefix(text: str) -> tuple[Family, Nlri]:
+    """A prefix that pods may be in, as a whole. Raises ValueError."""
+    family, nlri = parse_prefix(text)
+    if nlri[0] == 0:
+        raise ValueError(f"{text} is every address")
+    _unicast(str(ipaddress.ip_address(nlri_address(family, nlri))))
+    return family, nlri
 
 
 def _each(document: Document, path: str, texts: list[str], read: Callable[[str], T]) -> list[T]:
