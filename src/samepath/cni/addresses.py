@@ -123,6 +123,16 @@ class Addresses:
                 f for f in Family if f in (giving if families is None else families)
             )
 
+    def withdraw(self, block: Block) -> bool:
+        """Give nothing out of a block any more. False: one of its addresses is in use."""
+        with self._turn:
+            in_use = [a for attachment in self.store.all() for a in attachment.addresses]
+            if any(block.contains(a) for a in (*in_use, *self._avoid)):
+                return False
+            self._blocks = tuple(own for own in self._blocks if own.block != block)
+            self._from.pop(block, None)
+            return True
+
     def avoid(self, addresses: Iterable[Address]) -> None:
         """Addresses that the kernel holds for pods that the store does not know: not given out."""
         with self._turn:
@@ -272,8 +282,10 @@ class Addresses:
                 offset = first_unused(block, self.store.is_known, offset + 1)
             if offset < block.size:
                 return block.at(offset)
-        released = self.store.released(family)
-        return longest_free(giving, (a for a in released if a not in self._avoid))
+        avoid = self._avoid
+        return self.store.first_released(
+            family, lambda released: longest_free(giving, (a for a in released if a not in avoid))
+        )
 
     def _reserve(self, made: Attachment) -> Attachment:
         try:

@@ -27,7 +27,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,13 @@ class Store:
         """Free addresses that were in use, the longest-free one first."""
         with self._turn:
             return tuple(self._state.released[family])
+
+    def first_released(
+        self, family: Family, choose: Callable[[Iterable[Address]], Address | None]
+    ) -> Address | None:
+        """What `choose` takes out of `released`, without a copy; nothing changes meanwhile."""
+        with self._turn:
+            return choose(self._state.released[family])
 
     # -- What becomes -------------------------------------------------------------------------
 
