@@ -109,15 +109,21 @@ def host_link_name(key: Key) -> str:
     return "smp" + hashlib.blake2b("\0".join(key).encode(), digest_size=6).hexdigest()
 
 
-def alias_of(key: Key) -> str:
+def alias_of(key: Key, network: str = "") -> str:
     """IFLA_IFALIAS of the veth's end on the node: from it the store can be rebuilt."""
-    return f"samepath {key[0]} {key[1]}"
+    return f"samepath {key[0]} {key[1]} {network}".rstrip()
 
 
 def key_of_alias(alias: str) -> Key | None:
     """The attachment that a link belongs to; None if it is not one of ours."""
     words = alias.split(" ")
-    return (words[1], words[2]) if len(words) == 3 and words[0] == "samepath" else None
+    return (words[1], words[2]) if len(words) in (3, 4) and words[0] == "samepath" else None
+
+
+def network_of_alias(alias: str) -> str:
+    """Empty if the alias does not say."""
+    words = alias.split(" ")
+    return words[3] if len(words) == 4 and words[0] == "samepath" else ""
 
 
 def current_boot_id() -> str:

@@ -173,6 +173,8 @@ class FakeKernel:
         for monitor in self._monitors:
             monitor.notify(kinds)
 
+    def close(self) -> None: ...
+
     # -- reads
 
     def monitor(self, *, routes: bool = False, neighbors: bool = False) -> Monitor:

@@ -69,6 +69,8 @@ _NDMSG = struct.Struct("=B3xiHBB")
 
 
 class Kernel(Protocol):
+    def close(self) -> None: ...
+
     def links(self) -> list[Link]: ...
 
     def link(self, which: int | str) -> Link | None:
