@@ -37,6 +37,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         },
         "settings": [{"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings],
         "peers": peers_view(agent.speaker.peers()),
+        "mesh": _mesh(agent),
         "services": _services(agent, now),
         "rules": await _rules(agent),
         "routes": [
@@ -52,15 +53,36 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
             for row in agent.routing.plain.rows
         ],
         "errors": {**agent.errors, **plain_errors},
-        "refusals": [
+        "refusals": _refusals(agent)[:1000],
+    }
+
+
+def _mesh(agent: Agent) -> dict[str, Any] | None:
+    """Every other Node, and why it is no neighbour if it is none; None: there is no mesh."""
+    if not agent.config.mesh:
+        return None
+    planned = agent.routing.mesh
+    return {
+        "trouble": planned.trouble.value,
+        "nodes": [
             {
-                "peer": address_text(r.peer),
-                "prefix": prefix_text(r.family, r.nlri),
-                "reason": r.reason.value,
+                "node": row.node,
+                "address": address_text(row.address) if row.address else "",
+                "text": row.text,
             }
-            for r in agent.speaker.refusals()[:1000]
+            for row in planned.rows
         ],
     }
+
+
+def _refusals(agent: Agent) -> list[dict[str, str]]:
+    """What the sessions refused, and what came through them but gets no route."""
+    told = [(r.peer, r.family, r.nlri, r.reason.value) for r in agent.speaker.refusals()]
+    told += [(n.peer, n.family, n.nlri, n.why.value) for n in agent.routing.learned.not_taken]
+    return [
+        {"peer": address_text(peer), "prefix": prefix_text(family, nlri), "reason": reason}
+        for peer, family, nlri, reason in told
+    ]
 
 
 def _services(agent: Agent, now: float) -> list[dict[str, Any]]:
