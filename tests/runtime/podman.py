@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from typing import Any
 
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import wait_gone
+from samepath.lab.running import down, labs
 from samepath.lab.traffic import SERVER_SCRIPT
 
 IMAGE = "localhost/bb:1"
@@ -86,6 +88,7 @@ class Podman:
         """With one network, a chain of these plugins."""
         folder = parent() / name
         (folder / "networks").mkdir(parents=True)
+        (folder / "node").write_text(node.name)
         made = cls(folder, node, f"{PREFIX}{os.getpid()}-{name}")
         dirs = json.dumps([*plugin_dirs, REFERENCE_PLUGINS])
         (folder / "containers.conf").write_text(CONTAINERS_CONF.format(folder=folder, plugins=dirs))
@@ -159,13 +162,21 @@ def pod_server(name: str, port: int, grace_s: float) -> tuple[list[str], list[st
 
 
 def remove_leftovers() -> None:
-    """Of test runs that are no more."""
+    """Containers and labs of test runs that are no more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*{SUFFIX}"):
-        pid = folder.name.removeprefix(PREFIX).removesuffix(SUFFIX)
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if _is_over(folder.name):
             for part in folder.iterdir():
                 _remove(part)
             shutil.rmtree(folder)
+    for lab in labs():
+        if _is_over(lab):
+            down(lab)
+
+
+def _is_over(name: str) -> bool:
+    """Whether this is the name of something of a test run that has ended: `spt-PID-...`."""
+    found = re.fullmatch(rf"{PREFIX}(\d+)-.*", name)
+    return found is not None and not Path(f"/proc/{found[1]}").exists()
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -193,20 +204,32 @@ def _image(file: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """podman's own way first; then whatever that left."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            ["podman", "rm", "--all", "--force", "--time", "0"], env=_environment(folder),
-            capture_output=True, check=False, timeout=60,
-        )  # fmt: skip
+    """podman's own way first, where the node still stands; then whatever that left."""
+    node = Namespace((folder / "node").read_text())
+    if node.path.exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                node.command(["podman", "rm", "--all", "--force", "--time", "0"]),
+                env=_environment(folder), capture_output=True, check=False, timeout=60,
+            )  # fmt: skip
     spaces = [path for path in NETNS.glob("netns-*") if _is_ours(path, folder)]
-    for conmon in list(_conmons(folder)):
-        for pid in [*_children(conmon), conmon]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            wait_gone(pid, 5)
+    containers = [p.name for p in folder.glob("root/vfs-containers/*") if p.is_dir()]
+    conmons = list(_conmons(folder))
+    for container in containers:
+        subprocess.run(
+            ["runc", "delete", "--force", container], capture_output=True, check=False, timeout=30
+        )
+    for conmon in conmons:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(conmon, signal.SIGKILL)
+        wait_gone(conmon, 5)
     for path in spaces:
         Namespace(path.name).delete()
+    for container in containers:
+        for group in Path("/sys/fs/cgroup").glob(f"*/libpod_parent/libpod-{container}"):
+            for part in (*(p for p in group.iterdir() if p.is_dir()), group):
+                with contextlib.suppress(OSError):
+                    part.rmdir()
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in reversed([m for m in mounts if m.startswith(f"{folder}/")]):
         subprocess.run(["umount", "-l", mount], check=False)

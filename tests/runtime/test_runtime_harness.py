@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from samepath.lab.netns import Namespace
+from samepath.lab.processes import wait_gone
 from tests.runtime.podman import NETNS, Podman, parent, remove_leftovers
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
@@ -27,6 +27,10 @@ PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
 def reference(name: str, node: Namespace) -> Podman:
     ptp = {**PTP, "ipam": {**PTP["ipam"], "dataDir": str(parent() / name / "addresses")}}  # type: ignore[dict-item]
     return Podman.make(name, node, [ptp, PORTMAP])
+
+
+def control_groups() -> set[Path]:
+    return set(Path("/sys/fs/cgroup").glob("*/libpod_parent/libpod-*"))
 
 
 @pytest.fixture
@@ -53,10 +57,12 @@ def test_a_container_starts_answers_and_goes(node: Namespace) -> None:
     assert set(NETNS.iterdir()) == before
 
 
-def test_what_a_killed_test_run_leaves_is_removed(node: Namespace) -> None:
+@pytest.mark.parametrize("node_stands", [True, False])
+def test_what_a_killed_test_run_leaves_is_removed(node: Namespace, node_stands: bool) -> None:
     """A test run of its own makes a container and is killed; the next one cleans up after it."""
-    before = set(NETNS.iterdir())
+    before, groups = set(NETNS.iterdir()), control_groups()
     code = (
+        "import time\n"
         "from tests.runtime.test_runtime_harness import *\n"
         f"podman = reference('killed', Namespace({node.name!r}))\n"
         "podman.run('a', 'sleep', '600')\n"
@@ -69,11 +75,11 @@ def test_what_a_killed_test_run_leaves_is_removed(node: Namespace) -> None:
         run.kill()
     assert Path(f"/proc/{pid}").exists()
     assert len(set(NETNS.iterdir())) == len(before) + 1
+    if not node_stands:
+        node.delete()
     remove_leftovers()
-    end = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < end, "the container lives on"
-        time.sleep(0.01)
+    assert wait_gone(int(pid), 5)
     assert not Path(folder).parent.exists()
-    assert set(NETNS.iterdir()) == before
+    assert set(NETNS.iterdir()) - before == set()
     assert folder not in Path("/proc/mounts").read_text()
+    assert control_groups() == groups
