@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from samepath.cni.store import Attachment, Key, Store, Taken, host_link_name
 from samepath.model.net import Address, Family, address_text, family_of
-from samepath.plan.addresses import Block, first_unused, longest_free
+from samepath.plan.addresses import Block, first_unused, free_count, longest_free
 from samepath.plan.blocks import Gives, OwnBlock
 
 
@@ -216,9 +216,7 @@ class Addresses:
         inside = {a for a in in_use if block.contains(a)}
         if own.gives is not Gives.YES:
             return Fill(own, len(inside), 0)
-        kept = inside | {a for a in self._avoid if block.contains(a)}
-        skipped = sum(1 for offset in range(block.skipped) if block.at(offset) in kept)
-        return Fill(own, len(inside), block.capacity - len(kept) + skipped)
+        return Fill(own, len(inside), free_count(block, inside | self._avoid))
 
     # -- Deciding (with the turn held) --------------------------------------------------------
 

@@ -22,61 +22,48 @@ Not done here: which address comes next (`plan.addresses`); whether the kernel a
 from __future__ import annotations
 
 import contextlib
-import enum
 import fcntl
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
 
-import msgspec
+from samepath.cni.attachment import (
+    Attachment,
+    Key,
+    State,
+    alias_of,
+    current_boot_id,
+    host_link_name,
+    key_of_alias,
+)
+from samepath.cni.journal import Illegible, Journal, read
+from samepath.cni.ledger import Ledger, Taken, header_line, line, replay, take_line
+from samepath.model.net import Address, Family, family_of
 
-from samepath.cni.journal import Illegible, Journal, Reading, read
-from samepath.model.net import Address, Family, address_text, family_of, parse_address
+__all__ = [
+    "Attachment",
+    "Key",
+    "State",
+    "Store",
+    "StoreBusy",
+    "StoreCorrupt",
+    "StoreError",
+    "Taken",
+    "alias_of",
+    "current_boot_id",
+    "host_link_name",
+    "key_of_alias",
+    "rebuild",
+    "salvage",
+]
 
-Key = tuple[str, str]
-"""Container id and interface name: what CNI identifies an attachment by."""
-
-VERSION = 1
 ROOM_EACH = 128
 """Octets that the two later lines of an attachment need at most: wired, released."""
 SLACK = 4096
 """Octets that may be lost where a line does not fit the rest of its page."""
-RELEASED_LIMIT = 65_536
-"""Released addresses of a family whose order is kept. Those before count as never used."""
-BATCH = 64
-"""Released addresses in a line of a new file."""
-
-
-class State(enum.Enum):
-    RESERVED = "reserved"
-    """Its addresses are its own; it may or may not be wired."""
-    WIRED = "wired"
-
-    __hash__ = object.__hash__
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """An interface of a container, and what it was given. CNI 1.1.0, "attachment"."""
-
-    key: Key
-    network: str
-    addresses: tuple[Address, ...]
-    mac: bytes
-    host_link: str
-    """The name of the veth's end on the node."""
-    sandbox: str = ""
-    """The path of the network namespace."""
-    pod: str = ""
-    """namespace/name, if known."""
-    made_at: float = 0.0
-    """Seconds since 1970."""
-    boot_id: str = ""
-    state: State = State.RESERVED
 
 
 class StoreError(Exception):
@@ -96,40 +83,6 @@ class StoreBusy(StoreError):
     """Another process has it open."""
 
 
-class Taken(ValueError):
-    """The key, an address or the link's name belongs to an attachment already: `owner`."""
-
-    def __init__(self, owner: Attachment, text: str) -> None:
-        super().__init__(text)
-        self.owner = owner
-
-
-def host_link_name(key: Key) -> str:
-    """`smp` and 12 digits: the same for the same attachment, 15 octets as the kernel allows."""
-    return "smp" + hashlib.blake2b("\0".join(key).encode(), digest_size=6).hexdigest()
-
-
-def alias_of(key: Key, network: str = "") -> str:
-    """IFLA_IFALIAS of the veth's end on the node: from it the store can be rebuilt."""
-    return f"samepath {key[0]} {key[1]} {network}".rstrip()
-
-
-def key_of_alias(alias: str) -> Key | None:
-    """The attachment that a link belongs to; None if it is not one of ours."""
-    words = alias.split(" ")
-    return (words[1], words[2]) if len(words) in (3, 4) and words[0] == "samepath" else None
-
-
-def network_of_alias(alias: str) -> str:
-    """Empty if the alias does not say."""
-    words = alias.split(" ")
-    return words[3] if len(words) == 4 and words[0] == "samepath" else ""
-
-
-def current_boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 class Store:
     """The store, open. Raises StoreError for what cannot be kept, and then nothing has changed."""
 
@@ -139,7 +92,7 @@ class Store:
         self.boot_id = boot_id
         self._turn = threading.RLock()
         self._journal = Journal(self.path)
-        self._state = _State()
+        self._ledger = Ledger()
         self._owed: list[bytes] = []
         self._lock = _lock(self.path)
         try:
@@ -152,49 +105,51 @@ class Store:
 
     def get(self, key: Key) -> Attachment | None:
         with self._turn:
-            return self._state.attachments.get(key)
+            return self._ledger.attachments.get(key)
 
     def all(self) -> tuple[Attachment, ...]:
         """In the order in which they were taken."""
         with self._turn:
-            return tuple(self._state.attachments.values())
+            return tuple(self._ledger.attachments.values())
 
     def owner(self, address: Address) -> Attachment | None:
         with self._turn:
-            key = self._state.owners.get(address)
-            return self._state.attachments[key] if key is not None else None
+            key = self._ledger.owners.get(address)
+            return self._ledger.attachments[key] if key is not None else None
 
     def is_known(self, address: Address) -> bool:
         """Whether it is in use, or was."""
-        return address in self._state.owners or address in self._state.released[family_of(address)]
+        return (
+            address in self._ledger.owners or address in self._ledger.released[family_of(address)]
+        )
 
     @property
     def forgotten(self) -> int:
         """How many released addresses have fallen off the end of the order (RELEASED_LIMIT)."""
-        return self._state.forgotten
+        return self._ledger.forgotten
 
     def released(self, family: Family) -> tuple[Address, ...]:
         """Free addresses that were in use, the longest-free one first."""
         with self._turn:
-            return tuple(self._state.released[family])
+            return tuple(self._ledger.released[family])
 
     def first_released(
         self, family: Family, choose: Callable[[Iterable[Address]], Address | None]
     ) -> Address | None:
         """What `choose` takes out of `released`, without a copy; nothing changes meanwhile."""
         with self._turn:
-            return choose(self._state.released[family])
+            return choose(self._ledger.released[family])
 
     # -- What becomes -------------------------------------------------------------------------
 
     def reserve(self, attachment: Attachment) -> Attachment:
         """Keep a new attachment, as RESERVED and of this boot. Raises Taken, StoreError."""
         with self._turn:
-            self._state.check(attachment)
+            self._ledger.check(attachment)
             made = replace(attachment, state=State.RESERVED, boot_id=self.boot_id)
-            number = self._state.next_number
-            record = _take_record(number, made)
-            room = (len(self._state.attachments) + 1) * ROOM_EACH + 2 * SLACK + len(record)
+            number = self._ledger.next_number
+            record = take_line(number, made)
+            room = (len(self._ledger.attachments) + 1) * ROOM_EACH + 2 * SLACK + len(record)
             try:
                 self._settle()
                 self._make_room(room)
@@ -203,31 +158,31 @@ class Store:
                 raise self._error(error) from error
             except ValueError as error:
                 raise StoreError(self.path, str(error)) from error
-            self._state.take(number, made)
+            self._ledger.take(number, made)
             return made
 
     def wired(self, key: Key) -> Attachment:
         """The attachment stands in the kernel. Raises KeyError, StoreError."""
         with self._turn:
-            known = self._state.attachments[key]
+            known = self._ledger.attachments[key]
             if known.state is State.WIRED:
                 return known
-            number = self._state.numbers[key]
+            number = self._ledger.numbers[key]
             try:
                 self._settle()
-                self._journal.append(_record({"wired": number}))
+                self._journal.append(line({"wired": number}))
             except OSError as error:
                 raise self._error(error) from error
-            return self._state.wire(key)
+            return self._ledger.wire(key)
 
     def release(self, key: Key) -> Attachment | None:
         """Forget an attachment; its addresses are free, and last in order. None: it was unknown.
         Holds also where the disk refuses: it is written as soon as the disk takes it."""
         with self._turn:
-            if key not in self._state.attachments:
+            if key not in self._ledger.attachments:
                 return None
-            self._owed.append(_record({"release": self._state.numbers[key]}))
-            gone = self._state.release(key)
+            self._owed.append(line({"release": self._ledger.numbers[key]}))
+            gone = self._ledger.release(key)
             try:
                 self._settle()
             except OSError:
@@ -251,23 +206,20 @@ class Store:
     def _begin(self) -> None:
         try:
             reading = read(self.path)
+            self._ledger, boot_id, damage = replay(reading)
+            if boot_id != self.boot_id:
+                self._ledger.end_boot()
+                self._write_anew(SLACK)
+            elif damage:
+                raise _corrupt(self.path, damage)
+            else:
+                self._journal.adopt(reading)
         except FileNotFoundError:
             self._rewrite(SLACK)
-            return
         except Illegible as error:
             raise _corrupt(self.path, str(error)) from error
         except OSError as error:
             raise self._error(error) from error
-        state, boot_id, damage = replay(reading)
-        if boot_id == self.boot_id:
-            if damage:
-                raise _corrupt(self.path, damage)
-            self._state = state
-            self._journal.adopt(reading)
-        else:
-            state.end_boot()
-            self._state = state
-            self._rewrite(SLACK)
 
     def _settle(self) -> None:
         """Write what is owed. Raises OSError."""
@@ -279,7 +231,7 @@ class Store:
         """Raises OSError."""
         if self._journal.end + octets <= self._journal.size:
             return
-        if self._journal.end > 3 * self._state.written:
+        if self._journal.end > 3 * self._ledger.written:
             with contextlib.suppress(OSError):  # no room for a second file: go on in this one
                 self._write_anew(octets)
                 return
@@ -292,158 +244,12 @@ class Store:
             raise self._error(error) from error
 
     def _write_anew(self, octets: int) -> None:
-        header = msgspec.json.encode(
-            {"samepath": "attachments", "version": VERSION, "boot_id": self.boot_id}
-        )
-        self._journal.rewrite(header, self._state.records(), octets)
-        self._state.written = self._journal.end
+        self._journal.rewrite(header_line(self.boot_id), self._ledger.records(), octets)
+        self._ledger.written = self._journal.end
+        self._owed.clear()
 
     def _error(self, error: OSError) -> StoreError:
         return StoreError(self.path, f"{error.strerror or error}", error.errno or 0)
-
-
-class _State:
-    """What the lines of a store amount to."""
-
-    def __init__(self) -> None:
-        self.attachments: dict[Key, Attachment] = {}
-        self.numbers: dict[Key, int] = {}
-        self.owners: dict[Address, Key] = {}
-        self.links: dict[str, Key] = {}
-        self.released: dict[Family, dict[Address, None]] = {f: {} for f in Family}
-        self.next_number = 1
-        self.forgotten = 0
-        self.written = 0
-        """Where the file ended when it was last written anew."""
-
-    def check(self, new: Attachment) -> None:
-        """Raises Taken."""
-        if old := self.attachments.get(new.key):
-            raise Taken(old, f"{' '.join(new.key)} is attached already")
-        for address in new.addresses:
-            if (key := self.owners.get(address)) is not None:
-                raise Taken(self.attachments[key], f"{address_text(address)} is {' '.join(key)}'s")
-        if (key := self.links.get(new.host_link)) is not None:
-            raise Taken(self.attachments[key], f"link {new.host_link} is {' '.join(key)}'s")
-
-    def take(self, number: int, new: Attachment) -> None:
-        self.attachments[new.key] = new
-        self.numbers[new.key] = number
-        self.links[new.host_link] = new.key
-        for address in new.addresses:
-            self.owners[address] = new.key
-            self.released[family_of(address)].pop(address, None)
-        self.next_number = number + 1
-
-    def wire(self, key: Key) -> Attachment:
-        made = replace(self.attachments[key], state=State.WIRED)
-        self.attachments[key] = made
-        return made
-
-    def release(self, key: Key) -> Attachment:
-        gone = self.attachments.pop(key)
-        del self.numbers[key]
-        del self.links[gone.host_link]
-        for address in gone.addresses:
-            del self.owners[address]
-            self.free(address)
-        return gone
-
-    def free(self, address: Address) -> None:
-        released = self.released[family_of(address)]
-        released.pop(address, None)
-        released[address] = None
-        if len(released) > RELEASED_LIMIT:
-            del released[next(iter(released))]
-            self.forgotten += 1
-
-    def end_boot(self) -> None:
-        for key in tuple(self.attachments):
-            self.release(key)
-        self.next_number = 1
-
-    def records(self) -> Iterable[bytes]:
-        for released in self.released.values():
-            texts = [address_text(a) for a in released]
-            for start in range(0, len(texts), BATCH):
-                yield _record({"free": texts[start : start + BATCH]})
-        for key, attachment in self.attachments.items():
-            number = self.numbers[key]
-            yield _take_record(number, attachment)
-            if attachment.state is State.WIRED:
-                yield _record({"wired": number})
-
-
-def replay(reading: Reading) -> tuple[_State, str, str]:
-    """The state that the lines amount to, the boot that they are of, and what is wrong."""
-    state = _State()
-    try:
-        header = msgspec.json.decode(reading.header, type=dict[str, Any])
-        boot_id = str(header["boot_id"])
-        if (header["samepath"], header["version"]) != ("attachments", VERSION):
-            return state, boot_id, f"version {header['version']} is not known here"
-    except (msgspec.MsgspecError, KeyError) as error:
-        return state, "", f"header: {error}"
-    keys: dict[int, Key] = {}
-    for record in reading.records:
-        try:
-            _replay_one(state, keys, record)
-        except (msgspec.MsgspecError, KeyError, ValueError, TypeError) as error:
-            return state, boot_id, f"record {record[:80]!r}: {error}"
-    state.written = reading.end
-    return state, boot_id, reading.damage
-
-
-def _replay_one(state: _State, keys: dict[int, Key], record: bytes) -> None:
-    line = msgspec.json.decode(record, type=dict[str, Any])
-    if "take" in line:
-        attachment = _attachment(line)
-        state.check(attachment)
-        state.take(line["take"], attachment)
-        keys[line["take"]] = attachment.key
-    elif "wired" in line:
-        state.wire(keys[line["wired"]])
-    elif "release" in line:
-        state.release(keys.pop(line["release"]))
-    else:
-        for text in line["free"]:
-            state.free(parse_address(text))
-
-
-def _record(line: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(line)
-
-
-def _take_record(number: int, made: Attachment) -> bytes:
-    return _record(
-        {
-            "take": number,
-            "container": made.key[0],
-            "ifname": made.key[1],
-            "network": made.network,
-            "addresses": [address_text(a) for a in made.addresses],
-            "mac": made.mac.hex(":"),
-            "host_link": made.host_link,
-            "sandbox": made.sandbox,
-            "pod": made.pod,
-            "made_at": made.made_at,
-            "boot_id": made.boot_id,
-        }
-    )
-
-
-def _attachment(line: dict[str, Any]) -> Attachment:
-    return Attachment(
-        key=(line["container"], line["ifname"]),
-        network=line["network"],
-        addresses=tuple(parse_address(text) for text in line["addresses"]),
-        mac=bytes.fromhex(line["mac"].replace(":", "")),
-        host_link=line["host_link"],
-        sandbox=line["sandbox"],
-        pod=line["pod"],
-        made_at=line["made_at"],
-        boot_id=line["boot_id"],
-    )
 
 
 def _corrupt(path: Path, damage: str) -> StoreCorrupt:
@@ -471,3 +277,39 @@ def _lock(path: Path) -> int:
         raise StoreBusy(path, f"it is open in another process ({holder or 'unknown'})") from error
     os.pwrite(descriptor, f"{os.getpid():<20}".encode(), 0)
     return descriptor
+
+
+# -- Mending ----------------------------------------------------------------------------------
+
+
+def salvage(path: str | Path) -> dict[Key, Attachment]:
+    """What a damaged file still tells of attachments: hints, for `rebuild`."""
+    try:
+        ledger, _, _ = replay(read(Path(path)))
+        return dict(ledger.attachments)
+    except (Illegible, OSError):
+        return {}
+
+
+def rebuild(path: str | Path, boot_id: str, attachments: Iterable[Attachment]) -> Path:
+    """Put a store with these attachments (wired) in place of a file that does not read right, and
+    keep that as `PATH.damaged-N`, which is returned. Raises Taken, StoreBusy, StoreError."""
+    path = Path(path)
+    lock = _lock(path)
+    journal = Journal(path)
+    try:
+        ledger = Ledger()
+        for number, attachment in enumerate(attachments, 1):
+            ledger.check(attachment)
+            ledger.take(number, replace(attachment, state=State.WIRED, boot_id=boot_id))
+        aside = next(p for n in count(1) if not (p := Path(f"{path}.damaged-{n}")).exists())
+        # One file is replaced by the other in one step: there is no moment without a store.
+        os.link(path, aside)
+        header = header_line(boot_id)
+        journal.rewrite(header, ledger.records(), len(ledger.attachments) * ROOM_EACH + 2 * SLACK)
+        return aside
+    except OSError as error:
+        raise StoreError(path, f"{error.strerror or error}", error.errno or 0) from error
+    finally:
+        journal.close()
+        os.close(lock)

@@ -67,6 +67,16 @@ class Block:
         return prefix_text(self.family, self.nlri)
 
 
+def free_count(block: Block, taken: Iterable[Address]) -> int:
+    """How many addresses are left to give out unasked; `taken`: different ones, of any block."""
+    unasked = sum(
+        1
+        for address in taken
+        if block.contains(address) and int.from_bytes(address, "big") - block.first >= block.skipped
+    )
+    return block.capacity - unasked
+
+
 def first_unused(block: Block, is_known: Callable[[Address], bool], start: int = 0) -> int:
     """The offset of the first address from `start` on that is not known; `block.size` if there is
     none."""

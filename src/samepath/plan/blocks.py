@@ -111,10 +111,7 @@ def own_blocks(situation: Situation) -> tuple[OwnBlock, ...]:
 
 
 def _own(situation: Situation, block: Block, origin: Origin) -> OwnBlock:
-    pool = next(
-        (p for p in _pools(situation.cluster, block.family) if _holds(p, block)),
-        None,
-    )
+    pool = pool_of(situation.cluster, block)
     if pool is None:
         # Nobody but the operator says that a configured block is for pods, and that is enough.
         gives = Gives.NO_POOL if origin is Origin.CLAIMED else Gives.YES
@@ -124,6 +121,21 @@ def _own(situation: Situation, block: Block, origin: Origin) -> OwnBlock:
     if origin is Origin.CLAIMED and not selects(pool.node_selector, _labels(situation)):
         return OwnBlock(block, origin, Gives.NOT_SELECTED, pool.name)
     return OwnBlock(block, origin, Gives.YES, pool.name)
+
+
+def owned_blocks(situation: Situation) -> list[tuple[Block, str, Origin]]:
+    """Every block that has an owner: block, node, what makes it the node's; sorted."""
+    owned = {(b, n, Origin.CLAIMED) for b, n in (situation.claims or {}).items()}
+    owned |= {(b, situation.node, Origin.CONFIGURED) for b in situation.configured}
+    for node in situation.cluster.nodes.values():
+        if not (node.name == situation.node and situation.configured):
+            owned |= {(Block(f, n), node.name, Origin.NODE) for f, n in node.pod_cidrs}
+    return sorted(owned, key=lambda o: (o[0].family.bits, o[0].first, -o[0].size, o[1], o[2].value))
+
+
+def pool_of(cluster: Cluster, block: Block) -> IPPool | None:
+    """The pool that contains the block."""
+    return next((p for p in _pools(cluster, block.family) if _holds(p, block)), None)
 
 
 def usable_pools(situation: Situation, family: Family) -> tuple[IPPool, ...]:
