@@ -90,6 +90,23 @@ def test_the_deadline_counts_from_the_last_change_of_owner() -> None:
     assert step(chained, C, {A, B, C}, now=140, idle=1000, deadline=40).late == 1
 
 
+def test_a_bucket_does_not_leave_a_living_owner_for_one_that_is_not_ready() -> None:
+    def next_of(present: Buckets, living: set[int]) -> Advance:
+        return advance(
+            present, numbers(C), living=living, ready={A, B}, now=100, idle=200, deadline=None
+        )
+
+    held = next_of(one(A), {A, C})
+    assert show(held.buckets) == show(one(A, changed=0))
+    assert (held.unready, len(held.changed)) == (1, 0)
+    held = next_of(one(B, A, 50), {A, B, C})
+    assert held.buckets.old[0] == A
+    assert held.unready == 1
+    gone = next_of(one(A), {C})
+    assert gone.buckets.owner[0] == C
+    assert (gone.unready, gone.departed) == (0, 1)
+
+
 def test_when_to_look_again() -> None:
     assert step(one(A), A, {A}).look_at is None
     assert step(one(A), B, {A, B}).look_at == 130 * S

@@ -1,7 +1,9 @@
 """Service IPs on `lo`, so that a node accepts what is sent to them.
 
 Each is a /32 or /128, marked as ours by IFA_PROTO (Linux 5.18); only addresses so marked are ever
-deleted, and only once all sources are in sync. An address that somebody else has put on `lo`
+deleted, and only once all sources are in sync. None is ever the source of what the node itself
+sends: a pod's link has no address on the node's side, so for an ICMP error to a pod, or a probe of
+it, the kernel would take the first address that it finds, and `lo` comes first. An address that somebody else has put on `lo`
 serves as well and is left alone. Called by the agent; the kernel is read anew at each pass, since a
 link that goes down may take addresses with it.
 """
@@ -35,7 +37,7 @@ class ServiceAddresses:
         there = {a.address: a for a in self.kernel.addresses() if a.index == index}
         mine = {a for a, item in there.items() if item.protocol == ours.PROTOCOL}
         ops: list[Op] = [
-            PutAddress(index, address, len(address) * 8)
+            PutAddress(index, address, len(address) * 8, is_source=False)
             for address in wanted
             if address not in there
         ]

@@ -26,7 +26,7 @@ from samepath.apply.adoption import adopt
 from samepath.apply.counters import Counters
 from samepath.apply.mending import mend
 from samepath.apply.readback import Difference, Expected
-from samepath.apply.row import Idle, Row, look_pause_s
+from samepath.apply.row import Elsewhere, Idle, Row, look_pause_s
 from samepath.apply.rows import Rows
 from samepath.apply.service_routes import ServiceRoutes
 from samepath.apply.slots import Slots
@@ -71,6 +71,8 @@ class ResilientRoutes:
         self.rows = Rows()
         self.tables = Tables(kernel, slots, connected=connected, why_not=why_not)
         self.routes = ServiceRoutes(kernel, metric)
+        self.elsewhere: Elsewhere | None = None
+        """Of the BPF data plane, while it takes the packets."""
         self.orphans: dict[Family, set[Nlri]] = {f: set() for f in Family}
         """Adopted prefixes that nobody has asked for yet; deleted once in sync."""
         self._changed: dict[Family, dict[Nlri, Target | None]] = {f: {} for f in Family}
@@ -271,7 +273,7 @@ class ResilientRoutes:
         """Some prefixes of a row get a target of their own: a copy of the present owners, one step
         on, or a row that is just there already."""
         now = self.clock()
-        idle = Idle(self.kernel, row)
+        idle = Idle(self.kernel, row, self.elsewhere)
         copy = Row(0, row.family, target, present=row.present, entries=row.entries)
         copy.waiting_since = dict(row.waiting_since)
         step = self._plan(copy, idle, now)
@@ -319,7 +321,7 @@ class ResilientRoutes:
         outcome = Outcome.PLAN_AGAIN
         try:
             while outcome is Outcome.PLAN_AGAIN:
-                idle = Idle(self.kernel, row)
+                idle = Idle(self.kernel, row, self.elsewhere)
                 step = self._plan(row, idle, now)
                 if step is None:
                     self._shut(row, now)

@@ -163,14 +163,20 @@ class Row:
         self.look_at = now + max(pause_s, rest)
 
 
+Elsewhere = Callable[[Row], list[float] | None]
+"""The idle times of a row whose packets do not come to the kernel's group."""
+
+
 class Idle:
     """The idle times of a row's buckets, read at most once and only when asked."""
 
-    def __init__(self, kernel: Kernel, row: Row) -> None:
-        self.kernel, self.row = kernel, row
+    def __init__(self, kernel: Kernel, row: Row, elsewhere: Elsewhere | None = None) -> None:
+        self.kernel, self.row, self.elsewhere = kernel, row, elsewhere
         self.read: list[float] | None = None
 
     def __call__(self) -> list[float] | None:
+        if self.row.in_kernel and self.read is None and self.elsewhere is not None:
+            self.read = self.elsewhere(self.row)
         if self.row.in_kernel and self.read is None:
             # Empty when a link has just gone down and taken the group with it: no times are known.
             self.read = self.kernel.bucket_state(self.row.id).idle_s or None

@@ -22,6 +22,9 @@ class Rows:
         """The row of each prefix."""
         self.left_over: dict[int, frozenset[int]] = {}
         """Groups that may be in the kernel and are of no row, with the slots that they use."""
+        self.news: dict[Family, set[Nlri]] | None = None
+        """Prefixes that came to another row or to none, for the BPF data plane, which takes them;
+        None: it is not there."""
         self._settled: dict[tuple[Family, Target], Row] = {}
 
     def __iter__(self) -> Iterator[Row]:
@@ -66,6 +69,8 @@ class Rows:
         row.nlris.update(nlris)
         row.unrouted.update(nlris)
         self.of[row.family].update(dict.fromkeys(nlris, row))
+        if self.news is not None:
+            self.news[row.family].update(nlris)
 
     def leave(self, row: Row, nlris: Iterable[Nlri]) -> None:
         row.nlris.difference_update(nlris)
@@ -73,6 +78,8 @@ class Rows:
         where = self.of[row.family]
         for nlri in nlris:
             where.pop(nlri, None)
+        if self.news is not None:
+            self.news[row.family].update(nlris)
 
     def home(self, family: Family, target: Target) -> Row:
         """Where a prefix without flows of its own goes: a settled group of the same target."""

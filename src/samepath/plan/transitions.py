@@ -92,6 +92,8 @@ class Advance:
     """Ended idle."""
     late: int = 0
     """Ended at the deadline, while they were in use."""
+    unready: int = 0
+    """Keep their living owner, since the one that is wanted is not ready."""
     look_at: int | None = None
     """When the next transition may end; None: there is none."""
 
@@ -112,6 +114,7 @@ def advance(
     want: Numbers,
     *,
     living: Collection[int],
+    ready: Collection[int] | None = None,
     now: int,
     idle: int,
     deadline: int | None,
@@ -120,6 +123,8 @@ def advance(
 
     `living`: the next hops that keep their flows, draining ones included; those of `want` count as
     living whether they stand here or not.
+    `ready`: those whose MAC is known; None: all. A bucket does not leave a living owner for one
+    that is not: the program would pass its new flows on to the kernel, which has another owner.
     Raises ValueError when the sizes differ, or `want` has a bucket without an owner.
     """
     if len(want) != len(present):
@@ -129,6 +134,11 @@ def advance(
     lives = np.array(sorted({*living, *np.unique(want).tolist()}), np.uint16)
     moving = present.moving
     owner_lives, old_lives = np.isin(present.owner, lives), np.isin(present.old, lives)
+    unready = np.zeros_like(moving)
+    if ready is not None:
+        known = np.isin(want, np.array(sorted(ready), np.uint16))
+        unready = (present.owner != want) & owner_lives & ~known
+        want = np.where(unready, present.owner, want)
     changes = present.owner != want
     orphaned = moving & ~changes & ~old_lives
     waited = _ages(present.used, now)
@@ -156,6 +166,7 @@ def advance(
         orphaned=_count(orphaned & ~ends),
         idle=_count(is_idle),
         late=_count(is_late),
+        unready=_count(unready),
         look_at=_next_end(following, idle, deadline),
     )
 
