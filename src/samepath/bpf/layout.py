@@ -26,22 +26,23 @@ TICK_SHIFT = 24
 """A tick is 2^24 ns, 16.8 ms; 32 bits of them wrap after 2.3 years."""
 
 BUCKET = np.dtype([("owner", "<u2"), ("old", "<u2"), ("since", "<u4"), ("stamp", "<u4"),
-                   ("spare", "<u4")])  # fmt: skip
-"""One bucket. In transition while `old` is not 0. `since` and `stamp` are ticks: when the
-transition began, and when a packet last went to another hop than the owner."""
+                   ("changed", "<u4")])  # fmt: skip
+"""One bucket. In transition while `old` is not 0. `since`, `stamp` and `changed` are ticks: when
+the transition began, when a packet last went to another hop than the owner, and when the owner
+changed last: a transition's deadline counts from then."""
 
 MOVING = np.dtype([("table", "<u4"), ("bucket", "<u4"), ("owner", "<u2"), ("old", "<u2"),
-                   ("since", "<u4"), ("stamp", "<u4")])  # fmt: skip
+                   ("since", "<u4"), ("stamp", "<u4"), ("changed", "<u4")])  # fmt: skip
 """A bucket in transition, and where it is."""
 
 SERVICE = np.dtype([("first", "<u4"), ("buckets", "<u4"), ("count", "<u4")])
-HOP = np.dtype([("ifindex", "<u4"), ("mtu", "<u2"), ("vlan", "<u2"), ("flags", "u1"),
-                ("length", "u1"), ("destination_mac", "V6"), ("source_mac", "V6"),
-                ("spare", "<u2"), ("address", "V16")])  # fmt: skip
+HOP = np.dtype([("ifindex", "<u4"), ("mtu", "<u2"), ("vlan", "<u2"), ("destination_mac", "V6"),
+                ("source_mac", "V6"), ("flags", "u1"), ("length", "u1"), ("spare", "<u2"),
+                ("address", "V16")])  # fmt: skip
 FLOW = np.dtype([("hop", "<u2"), ("kind", "<u2"), ("recorded", "<u4"), ("seen", "<u4")])
 LINK_KEY = np.dtype([("ifindex", "<u4"), ("vlan", "<u2"), ("inner", "<u2")])
 LINK = np.dtype([("mac", "V6"), ("spare", "<u2")])
-SETTINGS = np.dtype([("layout", "<u4"), ("seed", "<u4")])
+SETTINGS = np.dtype([("layout", "<u4"), ("seed", "<u4"), ("buckets", "<u4"), ("spare", "<u4")])
 COUNT = np.dtype([("packets", "<u8"), ("octets", "<u8")])
 
 HOP_ALIVE = 1
@@ -60,18 +61,25 @@ class Total(enum.IntEnum):
     """Packets amid a flow that no entry names: the old owner takes them."""
     DEAD_HOP = 3
     """Packets of a recorded flow whose next hop is dead."""
-    NOT_IP = 4
-    NO_SERVICE = 5
-    NOT_FOR_US = 6
-    VLAN = 7
-    TRUNCATED = 8
-    BAD_HEADER = 9
-    SOURCE = 10
-    HOP_LIMIT = 11
-    NO_OWNER = 12
-    UNRESOLVED = 13
-    TOO_BIG = 14
-    HEADERS = 15
+    TABLE_FULL = 4
+    """Flows that the table had no place for, not even by forgetting another."""
+    NOT_IP = 5
+    NO_SERVICE = 6
+    NOT_FOR_US = 7
+    """Another's MAC (a card that listens to all, or a broadcast)."""
+    VLAN = 8
+    """A VLAN of this link that is not among those attached."""
+    TRUNCATED = 9
+    BAD_HEADER = 10
+    HEADERS = 11
+    """More IPv6 extension headers than are read."""
+    SOURCE = 12
+    """A source address that no router forwards."""
+    HOP_LIMIT = 13
+    NO_OWNER = 14
+    UNRESOLVED = 15
+    TOO_BIG = 16
+    """Larger than the link's MTU: the kernel fragments, or answers."""
 
 
 def tick(monotonic_ns: int) -> int:
@@ -89,7 +97,7 @@ class Hop:
     """One next hop, as the program needs it: a link, and who is there.
 
     `alive`: false once its node is gone; flows that are recorded for it count as unknown then.
-    `resolved`: false while the neighbour's MAC is not known; packets pass to the kernel, which asks.
+    `resolved`: false while the neighbour's MAC is unknown; packets pass to the kernel, which asks.
     `vlan`: pushed on the way out; only for XDP, where `ifindex` must be the card's own.
     """
 

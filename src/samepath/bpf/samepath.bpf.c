@@ -1,0 +1,565 @@
+/* The BPF data plane: a packet for a service address goes to the node that its bucket names.
+ *
+ * Called by the kernel for every packet that arrives on a link of the gateway: at tc ingress
+ * (`samepath_tc`; keeps GSO and checksum offload) or in the card's driver (`samepath_xdp`). In
+ * order: frame, IP header, is it a service's; transport header; the flow's hash, which names a
+ * bucket; the bucket's next hop, with the rules of a transition; new MACs, one hop less, out.
+ * Whatever it cannot do as well as the kernel it passes on: the kernel has the same tables as
+ * next hop groups underneath. Each such reason is counted (enum total).
+ *
+ * The rules of a transition, by which a bucket changes its owner and no flow does:
+ * - outside a transition the owner takes every packet, and nothing is remembered;
+ * - within one, a flow in the table goes where it is recorded, if that next hop lives; the start of
+ *   a flow (SYN, QUIC Initial) goes to the new owner and is recorded; what is amid a flow that
+ *   nothing is known of goes to the old owner, and is recorded if it is TCP, to be counted;
+ * - a packet that goes elsewhere than to the owner stamps the bucket, so that user space sees when
+ *   the transition has become idle and can end;
+ * - if the old owner died, the bucket stays in transition with the owner in its place.
+ * A record counts only if it is not older than the transition.
+ *
+ * Not done: reassembly, tunnels, protocols whose ports the kernel does not hash, IPv4 options and
+ * IPv6 hop-by-hop options (left as they are, RFC 7126 and RFC 8200 §4.3), source addresses checked
+ * against routes (rp_filter), the firewall's forward chain.
+ *
+ * - RFC 791, 792, 1812 (IPv4, ICMP, forwarding), 1624 (checksum), 8200, 4443 (IPv6, ICMPv6)
+ * - RFC 9293 (TCP), 768 (UDP), 9000, 9369 (QUIC), IEEE 802.1Q
+ */
+#include "samepath.h"
+#include "flow_hash.h"
+
+/* Variants for `make bench BENCH=dataplane`, never shipped; so is ASK_FIB, below. */
+#ifndef TRACK_EVERY_FLOW
+#define TRACK_EVERY_FLOW 0
+#endif
+
+#define TICK_SHIFT 24
+#define EXTENSION_HEADERS 6		/* more: passed on */
+
+struct ethernet { __u16 mac[6], type; };
+struct tag { __u16 tci, type; };
+struct ipv4 {
+	__u8 header:4, version:4, tos;
+	__u16 length, id, fragment;
+	__u8 ttl, protocol;
+	__u16 check;
+	__u32 source, destination;
+};
+struct ipv6 {
+	__u32 version;
+	__u16 length;
+	__u8 next, hops;
+	__u32 source[4], destination[4];
+};
+struct extension { __u8 next, length; __u16 offset; __u32 id; };
+struct tcp { __u16 source, destination; __u32 sequence, acknowledged; __u8 offset, flags; };
+struct udp { __u16 source, destination, length, check; };
+struct icmp { __u8 type, code; __u16 check; __u32 rest; };
+struct quic { __u8 first, version[4]; };
+
+enum { IPV4 = htons(0x0800), IPV6 = htons(0x86dd), VLAN_C = htons(0x8100), VLAN_S = htons(0x88a8) };
+enum { ICMP = 1, TCP = 6, UDP = 17, DCCP = 33, ESP = 50, ICMPV6 = 58, SCTP = 132, UDPLITE = 136 };
+enum { HOPOPTS = 0, ROUTING = 43, FRAGMENT = 44, DSTOPTS = 60 };
+enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
+
+struct frame {
+	void *data, *end;
+	__u32 length, gso;	/* of the whole frame; of a segment's payload, 0 if it is one packet */
+	__u32 ifindex, depth;	/* VLAN tags */
+	__u16 vlan, inner;	/* their identifiers, outermost first */
+	__u8 check_mac;		/* XDP: nobody has looked yet whether the frame is for us */
+};
+
+struct packet {
+	struct flow flow;
+	void *ip;
+	__u32 offset;		/* of the IP header in the frame */
+	__u32 length, headers;	/* from there on: all, and what each segment of GSO repeats */
+	__u8 kind, fragment;
+};
+
+#define FITS(pointer, end) ((void *)((pointer) + 1) <= (end))
+
+/* Ports, and whether this begins a flow. */
+static __always_inline int read_transport(struct packet *p, void *at, void *end)
+{
+	struct flow *flow = &p->flow;
+	struct udp *udp = at;
+	struct tcp *tcp = at;
+
+	switch (flow->protocol) {
+	case TCP:
+		if (!FITS(tcp, end))
+			return TRUNCATED;
+		if ((tcp->flags & (SYN | ACK | RST | FIN)) == SYN)
+			p->kind = OPENING;
+		if (tcp->offset >> 4 < 5)
+			return BAD_HEADER;
+		p->headers += (tcp->offset >> 4) * 4;
+		break;
+	case UDP: {
+		struct quic *quic = (void *)(udp + 1);
+
+		if (!FITS(udp, end))
+			return TRUNCATED;
+		p->headers += sizeof(*udp);
+		/* A client's datagrams with an Initial have at least 1200 octets, RFC 9000 §14.1. */
+		if (ntohs(udp->length) < 1200 || !FITS(quic, end) || quic->first < 0x80)
+			break;
+		__u32 version = quic->version[0] << 24 | quic->version[1] << 16 |
+				quic->version[2] << 8 | quic->version[3];
+		__u32 type = quic->first >> 4 & 3;
+		if ((version == 1 && type == 0) || (version == 0x6b3343cf && type == 1))
+			p->kind = OPENING;
+		break;
+	}
+	case SCTP: case DCCP: case UDPLITE: case ESP:
+		p->headers += 4;
+		break;
+	default:
+		return FORWARD;
+	}
+	if (at + 4 > end)
+		return TRUNCATED;
+	flow->source_port = udp->source;
+	flow->destination_port = udp->destination;
+	return FORWARD;
+}
+
+/* The packet inside of an ICMP error went the other way, from the service: hashed as it is (both
+ * directions hash alike), it names the bucket of its flow. */
+static __always_inline int read_inner_ports(struct packet *p, void *at, void *end)
+{
+	struct flow *flow = &p->flow;
+	__u16 *ports = at;
+
+	if (flow->protocol != TCP && flow->protocol != UDP && flow->protocol != SCTP)
+		return FORWARD;
+	if (at + 4 > end)
+		return TRUNCATED;
+	p->headers += 4;
+	flow->source_port = ports[0];
+	flow->destination_port = ports[1];
+	return FORWARD;
+}
+
+static __always_inline int read_icmp4(struct packet *p, void *at, void *end)
+{
+	struct icmp *icmp = at;
+	struct ipv4 *inner = (void *)(icmp + 1);
+
+	if (!FITS(icmp, end))
+		return TRUNCATED;
+	if (icmp->type != 3 && icmp->type != 11 && icmp->type != 12)
+		return FORWARD;
+	if (!FITS(inner, end))
+		return TRUNCATED;
+	if (inner->version != 4 || inner->header < 5 || inner->source != p->flow.destination[0])
+		return FORWARD;		/* not of a packet that a service sent */
+	p->kind = ERROR;
+	p->headers += sizeof(*icmp) + inner->header * 4;
+	p->flow.source[0] = inner->destination;
+	p->flow.protocol = inner->protocol;
+	if (inner->fragment & htons(0x3fff))
+		return FORWARD;
+	return read_inner_ports(p, (void *)inner + inner->header * 4, end);
+}
+
+static __always_inline int read_ipv4(struct packet *p, void *end)
+{
+	struct ipv4 *ip = p->ip;
+	__u32 header = ip->header * 4;
+
+	p->length = ntohs(ip->length);
+	p->headers = header;
+	p->flow.protocol = ip->protocol;
+	if (header < sizeof(*ip) || p->length < header)
+		return BAD_HEADER;
+	__u32 source = htonl(ip->source);
+	if (source >= 0xe0000000 || source >> 24 == 127 || source >> 24 == 0 ||
+	    ip->source == ip->destination)
+		return SOURCE;
+	if (ip->ttl <= 1)
+		return HOP_LIMIT;
+	p->fragment = !!(ip->fragment & htons(0x3fff));
+	if (p->fragment)
+		return FORWARD;		/* later ones have no ports, so none has */
+	if (ip->protocol == ICMP)
+		return read_icmp4(p, p->ip + header, end);
+	return read_transport(p, p->ip + header, end);
+}
+
+/* Past the extension headers that the kernel's own hash passes: `next` and `at` move on. */
+static __always_inline int skip_extensions(__u8 *next, void **at, void *end, __u8 *fragment,
+					   __u32 *headers)
+{
+	for (int i = 0; i <= EXTENSION_HEADERS; i++) {
+		struct extension *header = *at;
+
+		if (*next != HOPOPTS && *next != ROUTING && *next != DSTOPTS && *next != FRAGMENT)
+			return FORWARD;
+		if (!FITS(header, end))
+			return TRUNCATED;
+		__u8 was = *next;
+		*next = header->next;
+		if (was == FRAGMENT) {
+			*at += sizeof(*header);
+			*headers += sizeof(*header);
+			*fragment = 1;
+			return FORWARD;
+		}
+		*at += (header->length + 1) * 8;
+		*headers += (header->length + 1) * 8;
+	}
+	return HEADERS;
+}
+
+static __always_inline int read_icmp6(struct packet *p, void *at, void *end)
+{
+	struct icmp *icmp = at;
+	struct ipv6 *inner = (void *)(icmp + 1);
+	__u8 next, fragment = 0;
+
+	at = inner + 1;
+	p->headers += sizeof(*icmp) + sizeof(*inner);
+	if (!FITS(icmp, end))
+		return TRUNCATED;
+	if (icmp->type < 1 || icmp->type > 4)
+		return FORWARD;
+	if (!FITS(inner, end))
+		return TRUNCATED;
+	for (int i = 0; i < 4; i++)
+		if (inner->source[i] != p->flow.destination[i])
+			return FORWARD;
+	next = inner->next;
+	int reason = skip_extensions(&next, &at, end, &fragment, &p->headers);
+	if (reason)
+		return reason;
+	p->kind = ERROR;
+	__builtin_memcpy(p->flow.source, inner->destination, 16);
+	p->flow.protocol = next;
+	return fragment ? FORWARD : read_inner_ports(p, at, end);
+}
+
+static __always_inline int read_ipv6(struct packet *p, void *end)
+{
+	struct ipv6 *ip = p->ip;
+	__u32 first = htonl(ip->source[0]);
+	__u8 next = ip->next;
+
+	p->length = sizeof(*ip) + ntohs(ip->length);
+	void *at = ip + 1;
+	if (first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6 ||
+	    !(ip->source[0] | ip->source[1] | ip->source[2] | (ip->source[3] & ~htonl(1))))
+		return SOURCE;		/* multicast, link-local, :: and ::1 are never forwarded */
+	if (ip->hops <= 1)
+		return HOP_LIMIT;
+	p->headers = sizeof(*ip);
+	int reason = skip_extensions(&next, &at, end, &p->fragment, &p->headers);
+	if (reason)
+		return reason;
+	p->flow.protocol = next;
+	if (p->fragment)
+		return FORWARD;
+	if (next == ICMPV6)
+		return read_icmp6(p, at, end);
+	return read_transport(p, at, end);
+}
+
+static __always_inline struct hop *hop_at(__u32 index)
+{
+	return bpf_map_lookup_elem(&hops, &index);
+}
+
+static __always_inline int alive(__u32 index)
+{
+	struct hop *hop = hop_at(index);
+
+	return hop && hop->flags & HOP_ALIVE;
+}
+
+static __always_inline void record(__u64 key, __u16 hop, __u16 kind, __u32 now)
+{
+	struct record new = { hop, kind, now, now };
+
+	add_total(bpf_map_update_elem(&flows, &key, &new, 0) ? TABLE_FULL : TRACKED);
+}
+
+/* The next hop of a packet whose bucket is in transition. */
+static __noinline __u32 in_transition(struct bucket *b, __u64 key, __u32 owners, __u32 kind,
+				      __u32 tcp)
+{
+	__u32 owner = owners & 0xffff, old = owners >> 16, hop, now;
+	struct record *known = bpf_map_lookup_elem(&flows, &key);
+
+	now = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	if (known && (__s32)(known->recorded - b->since) < 0)
+		known = 0;
+	if (known && !alive(known->hop)) {
+		add_total(DEAD_HOP);
+		known = 0;
+	}
+	/* A SYN after data is another connection with the same ports. */
+	if (known && tcp && kind == OPENING && known->kind != OPENING)
+		known = 0;
+	if (known) {
+		hop = known->hop;
+		if (kind != ERROR && known->seen != now)
+			known->seen = now;
+		if (tcp && kind == MIDFLOW && known->kind == OPENING)
+			known->kind = MIDFLOW;
+	} else if (kind == OPENING) {
+		hop = owner;
+		add_total(MOVED);
+		record(key, hop, OPENING, now);
+	} else {
+		hop = alive(old) ? old : owner;
+		if (kind == MIDFLOW) {
+			add_total(UNKNOWN);
+			if (tcp)
+				record(key, hop, MIDFLOW, now);
+		}
+	}
+	if (hop != owner && b->stamp != now)
+		b->stamp = now;
+	return hop;
+}
+
+/* Up to two VLAN tags; what lies behind them, or 0. */
+static __always_inline __u16 read_ethernet(struct frame *f, struct packet *p)
+{
+	struct ethernet *ethernet = f->data;
+
+	if (!FITS(ethernet, f->end))
+		return 0;
+	__u16 type = ethernet->type;
+	p->ip = ethernet + 1;
+	p->offset = sizeof(*ethernet);
+	for (int i = 0; i < 2 && f->depth < 2; i++) {
+		struct tag *tag = p->ip;
+
+		if (likely(type != VLAN_C && type != VLAN_S) || !FITS(tag, f->end))
+			break;
+		if (f->depth++)
+			f->inner = ntohs(tag->tci) & 0xfff;
+		else
+			f->vlan = ntohs(tag->tci) & 0xfff;
+		type = tag->type;
+		p->ip = tag + 1;
+		p->offset += sizeof(*tag);
+	}
+	return type;
+}
+
+/* Is this frame for a link and an address of ours? tc has asked the kernel for untagged ones. */
+static __always_inline int for_us(struct frame *f)
+{
+	struct link_key key = { f->ifindex, f->vlan, f->inner };
+	struct ethernet *ethernet = f->data;
+	struct link *link;
+
+	if (likely(!f->check_mac && !f->vlan && !f->inner))
+		return FORWARD;
+	link = bpf_map_lookup_elem(&links, &key);
+	if (!link)
+		return VLAN;
+	for (int i = 0; i < 3; i++)
+		if (ethernet->mac[i] != link->mac[i])
+			return NOT_FOR_US;
+	return FORWARD;
+}
+
+static __always_inline struct service *find_service(struct packet *p, int *reason, __u16 type,
+						    void *end)
+{
+	struct address key = {};
+	struct ipv4 *ip = p->ip;
+	struct ipv6 *ip6 = p->ip;
+
+	if (type == IPV4) {
+		*reason = FITS(ip, end) ? BAD_HEADER : TRUNCATED;
+		if (!FITS(ip, end) || ip->version != 4)
+			return 0;
+		p->flow.ipv4 = 1;
+		p->flow.source[0] = ip->source;
+		p->flow.destination[0] = ip->destination;
+		key.word[2] = htonl(0xffff);
+		key.word[3] = ip->destination;
+	} else if (type == IPV6) {
+		*reason = FITS(ip6, end) ? BAD_HEADER : TRUNCATED;
+		if (!FITS(ip6, end) || (ip6->version & 0xf0) != 0x60)
+			return 0;
+		__builtin_memcpy(p->flow.source, ip6->source, 16);
+		__builtin_memcpy(p->flow.destination, ip6->destination, 16);
+		__builtin_memcpy(&key, ip6->destination, 16);
+	} else {
+		*reason = NOT_IP;
+		return 0;
+	}
+	*reason = NO_SERVICE;
+	return bpf_map_lookup_elem(&services, &key);
+}
+
+/* Frame to next hop: the whole decision. FORWARD, or the reason to pass. */
+static __always_inline int choose(struct frame *f, struct packet *p, struct hop **out)
+{
+	__u32 zero = 0, index, owners;
+	int reason;
+	__u16 type = read_ethernet(f, p);
+	struct service *service = find_service(p, &reason, type, f->end);
+
+	if (!service)
+		return reason;
+	reason = for_us(f);
+	if (!reason)
+		reason = p->flow.ipv4 ? read_ipv4(p, f->end) : read_ipv6(p, f->end);
+	if (reason)
+		return reason;
+	if (!f->gso && (p->headers > p->length || p->offset + p->length > f->length))
+		return BAD_HEADER;
+
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	__u64 hash = flow_hash(&p->flow, set ? set->seed : 0);
+	index = service->first + multipath_hash(hash) % service->buckets;
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &index);
+	if (!bucket)
+		return NO_OWNER;
+	owners = *(volatile __u32 *)&bucket->owners;
+	if (TRACK_EVERY_FLOW)
+		owners = (owners & 0xffff) * 0x10001;
+	index = owners & 0xffff;
+	if (unlikely(owners >> 16))
+		index = in_transition(bucket, hash, owners, p->kind,
+				      p->flow.protocol == TCP && !p->fragment);
+	struct hop *hop = hop_at(index);
+	if (!index || !hop)
+		return NO_OWNER;
+	if (!(hop->flags & HOP_RESOLVED))
+		return UNRESOLVED;
+	if ((f->gso ? p->headers + f->gso : p->length) > hop->mtu)
+		return TOO_BIG;		/* the kernel fragments, or answers */
+	add_count(&service_counts, service->count, f->length);
+	add_count(&hop_counts, index, f->length);
+	*out = hop;
+	return FORWARD;
+}
+
+/* One hop less, by the same sum in the checksum (RFC 1624), and the MACs of the next one. */
+static __always_inline void rewrite(void *data, void *at, struct packet *p, struct hop *hop)
+{
+	__u32 *macs = data;
+
+	if (p->flow.ipv4) {
+		struct ipv4 *ip = at;
+		__u32 check = ip->check + htons(0x0100);
+
+		ip->check = check + (check >= 0xffff);
+		ip->ttl--;
+	} else
+		((struct ipv6 *)at)->hops--;
+	for (int i = 0; i < 3; i++)
+		macs[i] = hop->macs[i];
+}
+
+static __noinline int forward_tc(struct __sk_buff *skb)
+{
+	struct frame f = {
+		.data = (void *)(long)skb->data, .end = (void *)(long)skb->data_end,
+		.length = skb->len, .gso = skb->gso_size, .ifindex = skb->ifindex,
+	};
+	struct packet p = {};
+	struct hop *hop;
+
+	if (skb->vlan_present) {
+		f.depth = 1;
+		f.vlan = skb->vlan_tci & 0xfff;
+	}
+	int reason = skb->pkt_type && !f.vlan ? NOT_FOR_US : choose(&f, &p, &hop);
+	if (reason)
+		return reason;
+#ifdef ASK_FIB
+	ASK_FIB(skb, p, hop);
+#endif
+	if (unlikely(f.depth || hop->vlan)) {
+		for (__u32 i = 0; i < 2 && i < f.depth; i++)
+			bpf_skb_vlan_pop(skb);
+		if (hop->vlan)
+			bpf_skb_vlan_push(skb, VLAN_C, hop->vlan);
+		f.data = (void *)(long)skb->data;
+		f.end = (void *)(long)skb->data_end;
+		p.ip = f.data + sizeof(struct ethernet);
+		if (p.ip + sizeof(struct ipv4) > f.end)
+			return VLAN;	/* never: it was there before */
+	}
+	rewrite(f.data, p.ip, &p, hop);
+	if (!p.flow.ipv4)
+		bpf_csum_update(skb, ~(__u32)htons(1));	/* where the card has summed the packet */
+	bpf_redirect(hop->ifindex, 0);
+	return FORWARD;
+}
+
+/* tc ingress. Others in the chain, and then the kernel, get what is passed. */
+SEC("tc")
+int samepath_tc(struct __sk_buff *skb)
+{
+	int reason = forward_tc(skb);
+
+	/* A card may leave the headers outside of what can be read at once. */
+	if (unlikely(reason == TRUNCATED) &&
+	    !bpf_skb_pull_data(skb, skb->len < 256 ? skb->len : 256))
+		reason = forward_tc(skb);
+	if (likely(reason == FORWARD))
+		return TC_ACT_REDIRECT;
+	add_total(reason);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int forward_xdp(struct xdp_md *context)
+{
+	struct frame f = {
+		.data = (void *)(long)context->data, .end = (void *)(long)context->data_end,
+		.length = bpf_xdp_get_buff_len(context),
+		.ifindex = context->ingress_ifindex, .check_mac = 1,
+	};
+	struct packet p = {};
+	struct hop *hop;
+	int reason = choose(&f, &p, &hop);
+
+	if (reason)
+		return reason;
+	if (unlikely(f.depth || hop->vlan)) {
+		int tag = hop->vlan ? sizeof(struct tag) : 0;
+
+		if (bpf_xdp_adjust_head(context, (int)(f.depth * sizeof(struct tag)) - tag))
+			return VLAN;
+		f.data = (void *)(long)context->data;
+		f.end = (void *)(long)context->data_end;
+		p.ip = f.data + sizeof(struct ethernet) + tag;
+		if (p.ip + sizeof(struct ipv4) > f.end)
+			return VLAN;	/* never: it was there before */
+		__u16 *type = f.data + sizeof(struct ethernet) - sizeof(*type);
+		if (tag) {
+			type[0] = VLAN_C;
+			type[1] = htons(hop->vlan);
+			type += 2;
+		}
+		*type = p.flow.ipv4 ? IPV4 : IPV6;
+	}
+	rewrite(f.data, p.ip, &p, hop);
+	bpf_redirect(hop->ifindex, 0);
+	return FORWARD;
+}
+
+/* In the card's driver, before there is an skb. Needs a card that can redirect. */
+SEC("xdp")
+int samepath_xdp(struct xdp_md *context)
+{
+	int reason = forward_xdp(context);
+
+	if (likely(reason == FORWARD))
+		return XDP_REDIRECT;
+	add_total(reason);
+	return XDP_PASS;
+}
+
+/* No helper that is used is for GPL programs only. */
+char _license[] SEC("license") = "Apache-2.0";
