@@ -40,6 +40,7 @@ from samepath.cni.result import (
     parse_mac,
 )
 from samepath.cni.versions import (
+    FALLBACK,
     VERSION_ANSWER,
     VERSIONS,
     at_least,
@@ -49,6 +50,7 @@ from samepath.cni.versions import (
 from samepath.model.net import Address
 
 __all__ = [
+    "FALLBACK",
     "VERSIONS",
     "VERSION_ANSWER",
     "AttachmentId",

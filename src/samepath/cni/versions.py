@@ -35,7 +35,7 @@ def version_of(stdin: bytes) -> str:
         version = msgspec.json.decode(stdin, type=_Version).cniVersion
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return FALLBACK
-    if version is None or len(version.encode("utf-8", "replace")) > VERSION_OCTETS:
+    if not version or len(version.encode("utf-8", "replace")) > VERSION_OCTETS:
         return FALLBACK
     return version
 

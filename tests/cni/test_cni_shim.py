@@ -1,0 +1,602 @@
+"""One suite for both programs that may be `samepath-cni`: the static one and the Python one.
+
+The expected octets are written here once, so what both satisfy they do alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from samepath.cni import shim, wire
+from samepath.cni.spec import FALLBACK, VERSION_ANSWER, VERSIONS, version_answer, version_of
+from tests.cni.fake_agent import Conversation, FakeAgent, answering
+from tests.cni.shims import C_PROGRAM, POD, PYTHON, C, Said, call
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the shim trusts an agent of root only")
+
+needs_c = pytest.mark.skipif(
+    not C_PROGRAM.exists(), reason="shim.c was not built: install the project with ziglang"
+)
+COMMANDS = ["ADD", "DEL", "CHECK", "GC", "STATUS"]
+
+
+@pytest.fixture(params=[pytest.param(C, id="c", marks=needs_c), pytest.param(PYTHON, id="python")])
+def program(request: pytest.FixtureRequest) -> list[str]:
+    return list(request.param)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cni.sock"
+
+
+def config(path: Path | str, version: str = "1.0.0") -> bytes:
+    return json.dumps({"cniVersion": version, "name": "pods", "socket": str(path)}).encode()
+
+
+def fault(said: Said) -> dict[str, object]:
+    """The error object; the status that goes with it is 1."""
+    assert said.status == 1
+    answer: dict[str, object] = json.loads(said.body)
+    return answer
+
+
+# What is passed on
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_request_is_passed_on_and_the_answer_printed(
+    program: list[str], path: Path, command: str
+) -> None:
+    stdin = config(path) + b"\n"
+    with FakeAgent(path, answering(0, b'{"ips":[]}')) as agent:
+        said = call(program, command, stdin)
+        request = agent.last.read()
+    assert said == Said(0, b'{"ips":[]}')
+    assert request.environment == {"CNI_COMMAND": command, **POD}
+    assert request.stdin == stdin
+
+
+@pytest.mark.parametrize("status", [1, 3, 255])
+def test_the_exit_status_is_the_agents(program: list[str], path: Path, status: int) -> None:
+    with FakeAgent(path, answering(status, b'{"code":11}')):
+        assert call(program, "DEL", config(path)) == Said(status, b'{"code":11}')
+
+
+@needs_c
+def test_both_send_the_same_octets(path: Path) -> None:
+    with FakeAgent(path) as agent:
+        for program in (C, PYTHON):
+            call(program, "ADD", config(path), {"CNI_NETNS": "/nowhere", "CNI_X": "\udcff"})
+        ours, theirs = (c.octets for c in agent.conversations)
+    assert ours == theirs
+    assert b"CNI_X=\xff\0" in ours
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 70_000, wire.STDIN_LIMIT])
+def test_standard_input_up_to_the_limit(program: list[str], path: Path, size: int) -> None:
+    filled = config(path).ljust(size)
+    with FakeAgent(path) as agent:
+        assert call(program, "ADD", filled).status == 0
+        assert agent.last.read().stdin == filled
+
+
+def test_more_standard_input_is_refused(program: list[str], path: Path) -> None:
+    with FakeAgent(path) as agent:
+        said = call(program, "ADD", config(path).ljust(wire.STDIN_LIMIT + 1))
+        assert fault(said)["code"] == 7
+        assert not agent.conversations
+
+
+def test_odd_octets_and_large_variables_arrive(program: list[str], path: Path) -> None:
+    odd = {b"CNI_ARGS": b"\xff\xfe=\n;\x01", b"CNI_": b"x", b"CNI_EMPTY": b"", b"CNI_E": b"a=b="}
+    large = {f"CNI_{n}".encode(): b"x" * 100_000 for n in range(2)}
+    with FakeAgent(path) as agent:
+        assert call(program, "ADD", config(path), {**odd, **large}).status == 0
+        got = agent.last.read().environment
+    for name, value in {**odd, **large}.items():
+        assert os.fsencode(got[name.decode()]) == value
+
+
+def test_too_many_octets_of_variables_are_refused(program: list[str], path: Path) -> None:
+    large = {f"CNI_{n}".encode(): b"x" * 100_000 for n in range(3)}
+    with FakeAgent(path):
+        assert fault(call(program, "ADD", config(path), large))["code"] == 4
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'{"cniVersion":1}', b"\xff", b"{}x"])
+def test_what_is_no_configuration_goes_to_the_agent_as_it_is(
+    program: list[str], text: bytes
+) -> None:
+    """To the default socket, where in tests nobody is: the answer shows that it was tried."""
+    said = fault(call(program, "ADD", text))
+    assert said["cniVersion"] == FALLBACK
+    assert wire.SOCKET in str(said["msg"])
+
+
+# The namespace
+
+
+def test_the_namespace_travels_as_a_descriptor(program: list[str], path: Path) -> None:
+    netns = f"/proc/{os.getpid()}/ns/net"
+    with FakeAgent(path) as agent:
+        call(program, "ADD", config(path), {"CNI_NETNS": netns})
+        conversation = agent.last
+        assert conversation.read().netns_errno is None
+        (descriptor,) = conversation.descriptors
+        assert not conversation.late
+        assert os.path.samestat(os.fstat(descriptor), os.stat(netns))
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL"])
+def test_a_namespace_that_is_gone_is_told(program: list[str], path: Path, command: str) -> None:
+    with FakeAgent(path) as agent:
+        said = call(program, command, config(path), {"CNI_NETNS": "/run/netns/gone"})
+        assert said.status == 0
+        assert agent.last.read().netns_errno == 2
+        assert not agent.last.descriptors
+
+
+def test_no_namespace_is_no_error(program: list[str], path: Path) -> None:
+    with FakeAgent(path) as agent:
+        call(program, "DEL", config(path))
+        assert agent.last.read().netns_errno is None
+        assert not agent.last.descriptors
+
+
+def test_a_fifo_for_a_namespace_does_not_hold_it_up(
+    program: list[str], path: Path, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with FakeAgent(path) as agent:
+        assert call(program, "ADD", config(path), {"CNI_NETNS": str(fifo)}).status == 0
+        assert stat.S_ISFIFO(os.fstat(agent.last.descriptors[0]).st_mode)
+
+
+# VERSION
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "0.2.0", "2.0.0", 'a"\\\x01é'])
+def test_version_is_answered_alone_in_the_version_asked(
+    program: list[str], path: Path, version: str
+) -> None:
+    with FakeAgent(path) as agent:
+        said = call(program, "VERSION", config(path, version), {"CNI_NETNS": "dummy"})
+        assert not agent.conversations
+    assert said.status == 0
+    assert json.loads(said.body) == json.loads(version_answer(version))
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"no", b'{"cniVersion":""}', b'{"cniVersion":7}'])
+def test_version_without_a_version(program: list[str], text: bytes) -> None:
+    assert call(program, "VERSION", text, pod={}) == Said(0, VERSION_ANSWER)
+
+
+def test_version_needs_no_standard_input(program: list[str]) -> None:
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *program],
+        env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (closed.returncode, closed.stdout) == (0, VERSION_ANSWER)
+
+
+# Faults of the caller
+
+
+def test_by_hand_it_says_what_it_is_and_waits_for_nothing(program: list[str]) -> None:
+    with subprocess.Popen(
+        program, env={}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        said = json.loads(running.stdout.read())  # though its standard input is open
+        assert running.wait(20) == 1
+    assert said["code"] == 4
+    assert "CNI_COMMAND" in said["msg"]
+
+
+def test_without_standard_input_it_says_so(program: list[str]) -> None:
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *program],
+        env={"CNI_COMMAND": "ADD"}, capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert closed.returncode == 1
+    assert json.loads(closed.stdout)["code"] == 5
+
+
+def test_without_standard_output_nothing_is_asked(program: list[str], path: Path) -> None:
+    """Else the agent's socket would become descriptor 1, and get the answer."""
+    with FakeAgent(path) as agent:
+        closed = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *program],
+            env={"CNI_COMMAND": "ADD"}, input=config(path), timeout=30, check=False,
+        )  # fmt: skip
+        assert not agent.conversations
+    assert closed.returncode == 1
+
+
+def test_an_answer_that_nobody_reads_is_no_success(program: list[str], path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with FakeAgent(path):
+        done = subprocess.run(
+            program, env={"CNI_COMMAND": "ADD"}, input=config(path), stdout=write,
+            timeout=30, check=False,
+        )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "socket_path",
+    ["", "cni.sock", "/x" * 54, "/run/\0x", "\0abstract", "/\ud800"],
+    ids=["empty", "relative", "long", "nul", "abstract", "surrogate"],
+)
+@pytest.mark.parametrize("command", ["ADD", "STATUS"])
+def test_a_socket_that_cannot_be(program: list[str], command: str, socket_path: str) -> None:
+    said = fault(call(program, command, config(socket_path)))
+    assert said["code"] == 7
+    assert str(said["msg"]).startswith("socket:")
+
+
+def test_a_socket_path_of_107_octets(program: list[str], tmp_path: Path) -> None:
+    with socket_folder() as folder:
+        path = folder / ("é" * ((106 - len(str(folder))) // 2))
+        path = path.with_name(path.name + "x" * (107 - len(os.fsencode(path))))
+        with FakeAgent(path):
+            assert call(program, "ADD", config(path)) == Said(0, b"{}")
+
+
+@contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A short path, whatever pytest's own is."""
+    folder = Path(f"/run/spt-{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+# The agent is away
+
+
+def expect_away(program: list[str], path: Path, reason: str, details: str | None) -> None:
+    for command in COMMANDS:
+        version = "1.1.0" if command in ("GC", "STATUS") else "0.4.0"
+        said = fault(call(program, command, config(path, version), {"SAMEPATH_CNI_TIMEOUT_S": "1"}))
+        assert said.pop("cniVersion") == version
+        assert said.pop("code") == (50 if command == "STATUS" else 11)
+        assert said.pop("details") == details
+        assert reason in str(said["msg"])
+        assert str(path) in str(said["msg"])
+
+
+def test_no_socket(program: list[str], path: Path) -> None:
+    expect_away(program, path, "there is no socket", "connect: ENOENT")
+
+
+def test_a_socket_at_which_nobody_listens(program: list[str], path: Path) -> None:
+    with FakeAgent(path):
+        path.rename(path.with_suffix(".kept"))
+    path.with_suffix(".kept").rename(path)
+    expect_away(program, path, "nothing listens at", "connect: ECONNREFUSED")
+
+
+def test_a_path_below_a_file(program: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    expect_away(program, tmp_path / "file" / "sock", "no connection to", "connect: errno 20")
+
+
+def closing_at_once(conversation: Conversation) -> None:
+    conversation.socket.close()
+
+
+def closing_after_reading(conversation: Conversation) -> None:
+    conversation.read()
+
+
+@pytest.mark.parametrize("behave", [closing_at_once, closing_after_reading])
+def test_closed_without_an_answer(program: list[str], path: Path, behave: object) -> None:
+    with FakeAgent(path, behave):  # type: ignore[arg-type]
+        expect_away(program, path, "was closed without an answer", "no answer at all")
+
+
+@pytest.mark.parametrize("beginning", [b"0", b"0 10", b"0 10\n", b"0 10\n123456789"])
+def test_an_answer_that_breaks_off(program: list[str], path: Path, beginning: bytes) -> None:
+    def behave(conversation: Conversation) -> None:
+        conversation.read()
+        conversation.socket.sendall(beginning)
+
+    with FakeAgent(path, behave):
+        expect_away(program, path, "was closed without an answer", "the answer broke off")
+
+
+@pytest.mark.parametrize("beginning", [b"", b"0 10\n123"])
+def test_an_agent_that_takes_too_long(program: list[str], path: Path, beginning: bytes) -> None:
+    over = threading.Event()
+
+    def behave(conversation: Conversation) -> None:
+        conversation.read()
+        conversation.socket.sendall(beginning)
+        over.wait(30)
+
+    with FakeAgent(path, behave):
+        try:
+            said = fault(
+                call(program, "DEL", config(path, "0.4.0"), {"SAMEPATH_CNI_TIMEOUT_S": "1"})
+            )
+        finally:
+            over.set()
+    assert said["code"] == 11
+    assert said["details"] == "seconds waited: 1"
+
+
+def test_an_agent_that_drips_its_answer_has_one_limit_in_all(
+    program: list[str], path: Path
+) -> None:
+    over = threading.Event()
+
+    def behave(conversation: Conversation) -> None:
+        conversation.read()
+        conversation.socket.sendall(b"0 1000\n")
+        while not over.wait(0.2):
+            conversation.socket.sendall(b"x")
+
+    with FakeAgent(path, behave):
+        try:
+            said = fault(call(program, "STATUS", config(path), {"SAMEPATH_CNI_TIMEOUT_S": "1"}))
+        finally:
+            over.set()
+    assert said["code"] == 50
+    assert said["details"] == "seconds waited: 1"
+
+
+def test_an_agent_that_accepts_nobody(program: list[str], path: Path) -> None:
+    """Its queue is full: connect() itself waits."""
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
+        listening.bind(str(path))
+        listening.listen(0)
+        first.connect(str(path))
+        said = fault(call(program, "ADD", config(path), {"SAMEPATH_CNI_TIMEOUT_S": "1"}))
+    assert said["details"] == "seconds waited: 1"
+
+
+# An agent that is none
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"HTTP/1.1 400 Bad Request\r\n", b"\n", b"0\n", b"0 \n", b" 1\n", b"-1 1\nx", b"256 1\nx",
+     b"0 1048577\n", b"0 99999999\n", b"0  1\nx", b"0 1 \nx", b"+0 1\nx", b"0 1x\nx", b"x" * 16,
+     b"0000 1\nx", b"0\t1\nx", b"\0 1\nx", b"\xd9\xa1 1\nx"],
+)  # fmt: skip
+def test_garbage_is_not_printed(program: list[str], path: Path, garbage: bytes) -> None:
+    def behave(conversation: Conversation) -> None:
+        conversation.read()
+        conversation.socket.sendall(garbage)
+
+    with FakeAgent(path, behave):
+        said = fault(call(program, "ADD", config(path)))
+        assert said["code"] == 101
+        assert fault(call(program, "STATUS", config(path)))["code"] == 50
+
+
+def test_what_follows_the_announced_octets_is_ignored(program: list[str], path: Path) -> None:
+    def behave(conversation: Conversation) -> None:
+        conversation.read()
+        conversation.socket.sendall(b"007 0000002\n{}garbage")
+
+    with FakeAgent(path, behave):
+        assert call(program, "ADD", config(path)) == Said(7, b"{}")
+
+
+def test_only_root_is_believed(program: list[str], path: Path) -> None:
+    """Who called listen() counts, so a program that has dropped its rights is not root's."""
+    listen = "import os,socket,sys; s=socket.socket(fileno=int(sys.argv[1])); os.setuid(65534); "
+    listen += "s.listen(4); print(flush=True); sys.stdin.read()"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+        with subprocess.Popen(
+            [sys.executable, "-c", listen, str(bound.fileno())], pass_fds=[bound.fileno()],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as other:  # fmt: skip
+            assert other.stdout is not None
+            assert other.stdin is not None
+            other.stdout.readline()
+            said = fault(call(program, "ADD", config(path)))
+            assert fault(call(program, "STATUS", config(path)))["code"] == 50
+            other.stdin.close()
+    assert said["code"] == 100
+    assert said["details"] == "uid 65534"
+
+
+# An agent that is odd, but one
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, wire.ANSWER_LIMIT])
+def test_answers_of_any_size(program: list[str], path: Path, size: int) -> None:
+    with FakeAgent(path, answering(0, b"x" * size)):
+        assert call(program, "ADD", config(path)) == Said(0, b"x" * size)
+
+
+def test_an_answer_octet_by_octet(program: list[str], path: Path) -> None:
+    def behave(conversation: Conversation) -> None:
+        conversation.read()
+        for octet in b'1 11\n\0{"code":7}':
+            conversation.socket.sendall(bytes((octet,)))
+
+    with FakeAgent(path, behave):
+        assert call(program, "ADD", config(path)) == Said(1, b'\0{"code":7}')
+
+
+def test_an_answer_before_the_request_was_read(program: list[str], path: Path) -> None:
+    """The agent refuses in the middle of a large request: its reason is printed all the same."""
+
+    def behave(conversation: Conversation) -> None:
+        conversation.socket.sendall(b"1 2\n{}")
+        conversation.socket.close()
+
+    with FakeAgent(path, behave):
+        said = call(program, "ADD", config(path).ljust(wire.STDIN_LIMIT))
+    assert said == Said(1, b"{}")
+
+
+# The scanner: what it finds in a text is what json finds there
+
+
+def expected(text: bytes) -> tuple[str | None, str | None]:
+    """`cniVersion` and `socket` of a text that is JSON as a whole."""
+
+    def refuse(constant: str) -> object:
+        raise ValueError(constant)
+
+    try:
+        data = json.loads(text.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return None, None
+    if not isinstance(data, dict):
+        return None, None
+    version, socket_path = (data.get(name) for name in ("cniVersion", "socket"))
+    if not isinstance(version, str) or not version or not _is_text(version):
+        version = None
+    if version is not None and len(version.encode()) > 64:
+        version = None
+    return version, socket_path if isinstance(socket_path, str) else None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+WORDS = st.sampled_from(
+    ["cniVersion", "socket", "1.0.0", "/run/x/y", "/run/\"\\", "\\", '"', "", "\u00e9/",
+     "\U0001f600", "socke", "sockets", "cniversion", "{", "}", "[", ":", ",", "\x7f", "\0"]
+)  # fmt: skip
+STRINGS = WORDS | st.text(max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | STRINGS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(STRINGS, inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+TEXTS = st.one_of(
+    st.builds(json.dumps, VALUES | st.dictionaries(WORDS, STRINGS, max_size=4),
+              ensure_ascii=st.booleans(), indent=st.sampled_from([None, 1])),
+    # Pieces of JSON in any order: mostly none, and so near to one as it goes.
+    st.lists(
+        st.sampled_from(
+            ["{", "}", "[", "]", ":", ",", " ", "\t", '"', '"socket"', '"cniVersion"', '"x"',
+             '"\\u0073ocket"', '"\\ud83d\\ude00"', '"\\ud83d"', '"\\u12"', '"\\x"', '"/\\/"',
+             "0", "-", "01", "1.", ".5", "1e", "1E+5", "-0.0e-1", "true", "nul", "NaN", "\0",
+             "\x1f", "\u2028", "\ufeff", '"a\nb"']
+        ),
+        max_size=14,
+    ).map("".join),
+)  # fmt: skip
+
+
+def damaged(text: str, at: int, octet: int) -> bytes:
+    octets = bytearray(text.encode("utf-8", "surrogatepass"))
+    if octets and octet < 256:
+        octets[at % len(octets)] = octet
+    return bytes(octets)
+
+
+DAMAGED = st.builds(damaged, TEXTS, st.integers(0, 200), st.integers(0, 1000))
+
+
+def found_by_python(text: bytes) -> tuple[str | None, str | None]:
+    try:
+        found = shim.scan(text)
+    except shim.NotJson:
+        return None, None
+    version = shim.unescape(found.get(b"cniVersion", ""), shim.VERSION_OCTETS)
+    socket_path = found.get(b"socket")
+    return (
+        version.decode() if version else None,
+        None if socket_path is None else json.loads(f'"{socket_path}"'),
+    )
+
+
+@settings(max_examples=1000, deadline=None)
+@given(DAMAGED)
+@example(b'{"socket":"a","socket":1}')
+@example(b'{"socket":"a","socket":{"socket":"b"}}')
+@example(b'{"x":{"socket":"a"},"cniVersion":"1"}')
+@example(b'[{"socket":"a"}]')
+@example(b'["socket","a"]')
+@example(b'{"socket":"a"}}')
+@example(b'{"socket":"a",}')
+@example(b'"\xed\xa0\x80"')
+@example(b'{"cniVersion":"\\ud800"}')
+def test_the_fields_are_those_that_json_finds(text: bytes) -> None:
+    assert found_by_python(text) == expected(text)
+
+
+def test_the_agent_answers_in_the_version_that_the_shim_echoes() -> None:
+    for text in (b"{}", b"", b"\xff", b'{"cniVersion":"0.4.0"}', b'{"cniVersion":7}',
+                 b'{"cniVersion":""}', b'{"cniVersion":"' + b"9" * 65 + b'"}'):  # fmt: skip
+        assert version_of(text) == (found_by_python(text)[0] or FALLBACK)
+
+
+def seen_from_outside(program: list[str], text: bytes) -> tuple[str | None, str | None]:
+    """What STATUS says, when there is no agent: it echoes the version and names the socket."""
+    said = json.loads(call(program, "STATUS", text).body)
+    version = said["cniVersion"]
+    message = said["msg"]
+    if said["code"] == 7:
+        return version, "refused"
+    return version, message.partition(" socket ")[2].partition("; start the agent")[0]
+
+
+@needs_c
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(DAMAGED)
+@example(b'{"socket":"/a","socket":1}')
+@example(b'{"socket":"/a","socket":{"socket":"b"}}')
+@example(b'{"cniVersion":"0.4.0","x":{"socket":"/a"},"\\u0073ocket":"/\\ud83d\\ude00\\n\\/"}')
+@example(b'[{"socket":"/a"}]')
+@example(b'{"cniVersion":"1","socket":"/a"}}')
+@example(b'{"cniVersion":"1","socket":"/\xed\xa0\x80"}')
+@example(b'{"cniVersion":"1","socket":"/\xf0\x8f\xbf\xbf"}')
+@example(b'{"cniVersion":"1","socket":"/\xf4\x8f\xbf\xbf\xe0\xa0\x80\xc2\x80"}')
+@example(b'{"cniVersion":"' + b"9" * 64 + b'"}')
+@example(b'{"cniVersion":"' + b"9" * 65 + b'"}')
+@example(b'{"cniVersion":"1.0.0","a":' + b"[" * 511 + b"]" * 511 + b"}")
+@example(b'{"cniVersion":"1.0.0","a":' + b"[" * 512 + b"]" * 512 + b"}")
+def test_both_programs_find_the_same(text: bytes) -> None:
+    assert call(C, "STATUS", text) == call(PYTHON, "STATUS", text)
+    version, socket_path = expected(text)
+    if text.count(b"[") < 512:
+        seen = seen_from_outside(C, text)
+        assert seen[0] == (version or FALLBACK)
+        if seen[1] != "refused":
+            assert seen[1] == (socket_path or wire.SOCKET)
+        else:
+            assert socket_path is not None
+
+
+def test_nested_deeply_and_large(program: list[str]) -> None:
+    """It ends, and soon."""
+    for text in (b"[" * wire.STDIN_LIMIT, b'{"a":' * 200_000, b'"' + b"\\u0041" * 170_000 + b'"'):
+        assert json.loads(call(program, "VERSION", text).body)["cniVersion"] == "1.1.0"
