@@ -569,6 +569,18 @@ def test_addresses_are_marked_as_ours(world) -> None:
     ]
 
 
+def test_addresses_that_are_no_source(world) -> None:
+    four, six = parse_address("10.200.0.1"), parse_address("fd99::1")
+    puts = [PutAddress(1, four, 32, is_source=False), PutAddress(1, six, 128, is_source=False)]
+    do(world.kernel, *puts)
+    do(world.kernel, *puts)
+    found = {a.address: a for a in world.kernel.addresses() if a.protocol == PROTOCOL}
+    assert found[four].scope == uapi.RT_SCOPE_HOST
+    assert found[six].scope == uapi.RT_SCOPE_UNIVERSE
+    assert found[six].flags & uapi.IFA_F_DEPRECATED
+    do(world.kernel, DeleteAddress(1, four, 32), DeleteAddress(1, six, 128))
+
+
 def test_neighbours(world) -> None:
     wanted = [
         Neighbor(world.a, parse_address(text), uapi.NUD_PERMANENT, b"\2\0\0\0\0\7")

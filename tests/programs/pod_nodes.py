@@ -2,7 +2,7 @@
 routes. Pods are wired as the CNI plugin wires them, by hand.
 
     pod ── n1 ──┐
-    pod ── n2 ──┼── segment ── router ── outside
+    pod ── n2 ──┼── segment ── router ── far ── outside
     pod ── n3 ──┘
 """
 
@@ -30,6 +30,7 @@ LINK_LOCAL = "fe80::ecee:eeff:feee:eeee"
 POOLS = ("10.244.0.0/16", "2001:db8:244::/48")
 OUTSIDE = ("192.0.2.2", "2001:db8:2::2")
 ROUTER = ("10.83.0.1", "2001:db8:83::1")
+FAR = "2001:db8:2:1:"
 
 
 def address(node: int, family: int) -> str:
@@ -101,16 +102,28 @@ class Site:
             host.ip("route", "add", text, "dev", link, "proto", "83")
         return inside
 
-    def router(self) -> Namespace:
-        """The way out, for the nodes by static routes, and back to the nodes' blocks."""
-        router, outside = self.host("router"), self.host("outside")
-        router.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
+    def router(self, mtu: int = 1500) -> Namespace:
+        """The way out, for the nodes by static routes, and back to the nodes' blocks. `mtu`: of the
+        link in the middle of it."""
+        router, far, outside = (self.host(name) for name in ("router", "far", "outside"))
+        for host in (router, far):
+            host.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
         self.plug(router, "router", f"{ROUTER[0]}/24", f"{ROUTER[1]}/64")
-        veth(router, "out0", outside, "eth0")
-        self.give(router, "out0", "192.0.2.1/24", "2001:db8:2::1/64")
-        self.give(outside, "eth0", f"{OUTSIDE[0]}/24", f"{OUTSIDE[1]}/64")
-        outside.ip("route", "add", "default", "via", "192.0.2.1")
-        outside.ip("-6", "route", "add", "default", "via", "2001:db8:2::1")
+        veth(router, "out0", far, "in0")
+        veth(far, "out0", outside, "eth0")
+        self.give(router, "out0", "192.0.2.129/30", f"{FAR}:1/64")
+        self.give(far, "in0", "192.0.2.130/30", f"{FAR}:2/64")
+        self.give(far, "out0", "192.0.2.1/28", "2001:db8:2::1/64")
+        self.give(outside, "eth0", f"{OUTSIDE[0]}/28", f"{OUTSIDE[1]}/64")
+        for host, name in ((router, "out0"), (far, "in0")):
+            host.ip("link", "set", name, "mtu", str(mtu))
+        for host, four, six in (
+            (router, "192.0.2.130", f"{FAR}:2"),
+            (far, "192.0.2.129", f"{FAR}:1"),
+            (outside, "192.0.2.1", "2001:db8:2::1"),
+        ):
+            host.ip("route", "add", "default", "via", four)
+            host.ip("-6", "route", "add", "default", "via", six)
         for name, host in self.hosts.items():
             if name[0] == "n":
                 for family in (0, 1):

@@ -3,9 +3,9 @@
 Each is a /32 or /128, marked as ours by IFA_PROTO (Linux 5.18); only addresses so marked are ever
 deleted, and only once all sources are in sync. None is ever the source of what the node itself
 sends: a pod's link has no address on the node's side, so for an ICMP error to a pod, or a probe of
-it, the kernel would take the first address that it finds, and `lo` comes first. An address that somebody else has put on `lo`
-serves as well and is left alone. Called by the agent; the kernel is read anew at each pass, since a
-link that goes down may take addresses with it.
+it, the kernel would take the first address that it finds, and `lo` comes first. An address that
+somebody else has put on `lo` serves as well and is left alone. Called by the agent; the kernel is
+read anew at each pass, since a link that goes down may take addresses with it.
 """
 
 from __future__ import annotations

@@ -55,6 +55,8 @@ _NHMSG = struct.Struct("=BBBxI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
+_IFA_CACHEINFO = struct.Struct("=IIII")
+"""Preferred and valid lifetime, in seconds; the times of making and of change are the kernel's."""
 _NDMSG = struct.Struct("=B3xiHBB")
 _RTNEXTHOP = struct.Struct("=HBBi")
 _MEMBER = struct.Struct("=IBBxx")
@@ -270,9 +272,12 @@ def _gateway(gateway: Address, route: Route) -> bytes:
 
 def _put_address(op: PutAddress) -> bytes:
     family = family_of(op.address)
-    body = _IFADDRMSG.pack(family.af, op.prefix_length, 0, op.scope, op.index)
+    scope = uapi.RT_SCOPE_UNIVERSE if op.is_source else uapi.RT_SCOPE_HOST
+    body = _IFADDRMSG.pack(family.af, op.prefix_length, 0, scope, op.index)
     body += attribute(uapi.IFA_LOCAL, op.address) + attribute(uapi.IFA_ADDRESS, op.address)
     if family.af == uapi.AF_INET6:
+        if not op.is_source:
+            body += attribute(uapi.IFA_CACHEINFO, _IFA_CACHEINFO.pack(0, uapi.FOREVER, 0, 0))
         # Usable at once: nobody else on `lo` or on a router's link could hold it.
         body += attribute_u32(uapi.IFA_FLAGS, uapi.IFA_F_NODAD)
     return body + attribute_u8(uapi.IFA_PROTO, op.protocol)

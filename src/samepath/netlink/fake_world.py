@@ -210,9 +210,13 @@ class FakeWorld:
                 if len(op.address) == 4
                 else "ipv6: Unable to find the interface",
             )
-        flags = 0x80 if len(op.address) == 4 else 0x80 | uapi.IFA_F_NODAD
+        flags, scope = 0x80, uapi.RT_SCOPE_UNIVERSE
+        if len(op.address) == 16:
+            flags |= uapi.IFA_F_NODAD | (0 if op.is_source else uapi.IFA_F_DEPRECATED)
+        elif not op.is_source:
+            scope = uapi.RT_SCOPE_HOST
         self.addresses[op.index, op.address] = InterfaceAddress(
-            op.index, op.address, op.prefix_length, op.protocol, op.scope, flags
+            op.index, op.address, op.prefix_length, op.protocol, scope, flags
         )
 
     # -- forgetting

@@ -105,7 +105,9 @@ class PutAddress:
     address: Address
     prefix_length: int
     protocol: int = PROTOCOL
-    scope: int = uapi.RT_SCOPE_UNIVERSE
+    is_source: bool = True
+    """Whether the kernel may take it as the source of what this host sends of its own accord. If
+    not: IPv4 by scope host, IPv6 by a preferred lifetime of 0 (RFC 6724 §5, rule 3)."""
 
     def __str__(self) -> str:
         return f"address {address_text(self.address)}/{self.prefix_length} on link {self.index}"

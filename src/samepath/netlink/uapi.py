@@ -134,11 +134,15 @@ RTEXT_FILTER_SKIP_STATS: Final = 1 << 3
 # if_addr.h
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
+IFA_CACHEINFO: Final = 6
 IFA_FLAGS: Final = 8
 IFA_PROTO: Final = 11
 IFA_F_NODAD: Final = 0x02
 IFA_F_DADFAILED: Final = 0x08
+IFA_F_DEPRECATED: Final = 0x20
 IFA_F_TENTATIVE: Final = 0x40
+FOREVER: Final = 0xFFFFFFFF
+"""A lifetime without end."""
 
 # neighbour.h
 NDA_DST: Final = 1
