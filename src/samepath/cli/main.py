@@ -13,6 +13,7 @@ COMMANDS = {
     "agent": ("samepath.cli.run:agent", "Run a node's agent: advertise what this node can serve."),
     "status": ("samepath.cli.status:status", "Peers, services, tables, moves, refusals."),
     "trace": ("samepath.cli.trace:trace", "Where a flow goes, and why."),
+    "ipam": ("samepath.cli.ipam:ipam", "Pods' addresses: pools, blocks, and who has which."),
     "lab": ("samepath.cli.lab:lab", "Gateways, nodes and clients in network namespaces."),
 }
 

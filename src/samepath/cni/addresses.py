@@ -77,6 +77,10 @@ def _no_claim(_family: Family) -> str:
     return ""
 
 
+def _no_more(_family: Family) -> bool:
+    return False
+
+
 def mac_of(key: Key) -> bytes:
     """Locally administered, unicast, the same for the same attachment. IEEE 802-2014 §8.4."""
     digest = hashlib.blake2b("\0".join(key).encode(), digest_size=6, person=b"mac").digest()
@@ -92,10 +96,12 @@ class Addresses:
         blocks: Iterable[OwnBlock] = (),
         *,
         claim: Claim = _no_claim,
+        more: Callable[[Family], bool] = _no_more,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self._claim = claim
+        self._more = more
         self._clock = clock
         self._turn = threading.RLock()
         self._claiming = threading.Lock()
@@ -205,7 +211,9 @@ class Addresses:
         with self._turn:
             in_use = [a for attachment in self.store.all() for a in attachment.addresses]
             fills = tuple(self._fill(own, in_use) for own in self._blocks)
-            exhausted = tuple(f for f in self._families if self._next(f) is None)
+            exhausted = tuple(
+                f for f in self._families if self._next(f) is None and not self._more(f)
+            )
             text = "; ".join(self._lack(f) for f in exhausted)
             if not self._families:
                 text = Why.NO_BLOCKS.value

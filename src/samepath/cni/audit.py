@@ -185,7 +185,8 @@ def check(
         if found.key not in known:
             findings.append(_unknown_link(found, holders, boot_id))
     findings += _check_routes(kernel, known, holders)
-    findings += _check_blocks(attachments, own)
+    if own:  # else the blocks are not known, or there never was one
+        findings += _check_blocks(attachments, own)
     if situation is not None:
         findings += _check_owners(situation)
     return tuple(findings)

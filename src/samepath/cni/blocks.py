@@ -27,6 +27,7 @@ from samepath.plan.blocks import (
     OwnBlock,
     Situation,
     families,
+    next_block,
     own_blocks,
 )
 
@@ -45,7 +46,7 @@ class Blocks:
         claims: BlockClaims | None = None,
     ) -> None:
         self.claims = claims
-        self.addresses = Addresses(store, claim=self.claim)
+        self.addresses = Addresses(store, claim=self.claim, more=self.has_more)
         self.trouble = ""
         """What is wrong with the claims."""
         self._turn = threading.Lock()
@@ -87,6 +88,10 @@ class Blocks:
                 return self.trouble
             self._set()
             return "" if choice.why is Next.CLAIM else choice.text
+
+    def has_more(self, family: Family) -> bool:
+        """Whether there was a block to claim when we last looked."""
+        return next_block(self._situation, family).why is Next.CLAIM
 
     def give_back(self, now: float, grace_s: float = GRACE_S) -> tuple[Block, ...]:
         """Give back what was claimed and has been empty for `grace_s`, but never the last block of

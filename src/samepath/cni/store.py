@@ -256,8 +256,8 @@ def _corrupt(path: Path, damage: str) -> StoreCorrupt:
     return StoreCorrupt(
         path,
         f"the store is damaged: {damage}. No address is given out before it is mended: stop the "
-        "agent and run `samepath ipam check --fix`, which moves the file aside and rebuilds it "
-        "from the pods' links in the kernel",
+        f"agent and run `samepath ipam check --fix --store {path}`, which puts the file aside and "
+        "makes another from the pods' links in the kernel",
     )
 
 

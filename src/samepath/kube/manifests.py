@@ -122,6 +122,14 @@ class Manifests:
             loop.remove_reader(notify.fileno())
             notify.close()
 
+    @classmethod
+    def once(cls, folder: str) -> Manifests:
+        """The folder as it is now, for a command; nothing is watched."""
+        source = cls(folder, lambda: None)
+        source.read(time.monotonic(), frozenset())
+        source._collect()
+        return source
+
     def _pass(self, notify: Inotify, changes: Changes) -> tuple[float, bool]:
         """What has changed. Seconds until the folder must be looked through; whether we changed."""
         now = time.monotonic()
