@@ -26,11 +26,18 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
     )
     for source, is_in_sync in answer["in_sync"].items():
         if not is_in_sync:
-            out.print(f"  [yellow]not in sync[/]: {source}")
+            waits = answer.get("waits_for") if source == "routes" else None
+            why = f", waits for {', '.join(waits)}" if waits else ""
+            out.print(f"  [yellow]not in sync[/]: {source}{why}")
     manifests, rules = answer["manifests"], answer["rules"]
     out.print(f"  manifests: {manifests['objects']} objects in {escape(manifests['folder'])}")
-    out.print(f"  service rules: {_rules(rules)}\n")
-    peers(out, answer["peers"])
+    what = "service rules" if rules.get("services", True) else "rules (natOutgoing alone)"
+    out.print(f"  {what}: {_rules(rules)}")
+    if rules.get("nat_outgoing"):
+        out.print(f"  natOutgoing: {', '.join(rules['nat_outgoing'])}")
+    out.print()
+    _neighbors(out, answer, everything)
+    _blocks(out, answer, everything)
     _services(out, answer, everything)
     _routes(out, answer, everything)
     refusals(out, answer["refusals"], everything)
@@ -51,6 +58,76 @@ def _rules(rules: dict[str, Any]) -> str:
     if rules["in_place"]:
         return f"[green]in place[/], digest {rules['kernel']}" if rules["kernel"] else "none"
     return f"[yellow]not in place[/]: wanted {rules['wanted']}, kernel {rules['kernel'] or 'none'}"
+
+
+def _neighbors(out: Console, answer: dict[str, Any], everything: bool) -> None:
+    """The configured ones, and those of the mesh by their Nodes' names."""
+    mesh = answer.get("mesh")
+    if mesh is None:
+        peers(out, answer["peers"])
+        return
+    members = {n["address"] for n in mesh["nodes"] if not n["text"]}
+    others = [p for p in answer["peers"] if p["address"] not in members]
+    if others:
+        peers(out, others)
+    _mesh(out, mesh, {p["address"]: p for p in answer["peers"]}, everything)
+
+
+def _mesh(
+    out: Console, mesh: dict[str, Any], known: dict[str, dict[str, Any]], everything: bool
+) -> None:
+    if mesh["trouble"]:
+        out.print(f"[red]no mesh[/]: {escape(mesh['trouble'])}\n")
+        return
+    numbers = ("Blocks", "Stale", "Refused")
+    made = table("Mesh", "Node", "Address", "State", "For", *numbers, "", right=numbers, long="")
+    # What wants a look comes first, should there be too many to show.
+    rows = sorted(mesh["nodes"], key=lambda n: (_is_up(known.get(n["address"])), n["node"]))
+    shown = rows if everything else rows[:SHOWN]
+    for node in shown:
+        peer = known.get(node["address"])
+        if node["text"] or peer is None:
+            cells = ["[yellow]none[/]", "", "", "", "", escape(node["text"])]
+        else:
+            families = peer["families"]
+            counts = (
+                str(sum(f[name] for f in families)) for name in ("accepted", "stale", "refused")
+            )
+            state = f"[{'green' if _is_up(peer) else 'yellow'}]{peer['state']}[/]"
+            lost = "" if _is_up(peer) else escape(peer["last_error"])
+            cells = [state, ago(peer["since_s"]), *counts, lost]
+        made.add_row(escape(node["node"]), node["address"], *cells)
+    up = sum(_is_up(known.get(n["address"])) for n in mesh["nodes"])
+    out.print(f"[bold]Mesh[/]  {up} of {len(rows)} other nodes are connected")
+    if rows:
+        made.title = None
+        out.print(made)
+    cut(out, len(shown), len(rows), "nodes")
+
+
+def _is_up(peer: dict[str, Any] | None) -> bool:
+    return peer is not None and peer["state"] == "Established"
+
+
+def _blocks(out: Console, answer: dict[str, Any], everything: bool) -> None:
+    """Ours, and those of others where they are known."""
+    blocks = answer.get("blocks", [])
+    if not blocks:
+        return
+    blocks = sorted(blocks, key=lambda b: not b["ours"])
+    numbers = ("In use", "Free")
+    made = table("Pod blocks", "Block", "Node", *numbers, "State", right=numbers, long="State")
+    shown = blocks if everything else blocks[:SHOWN]
+    for block in shown:
+        state = "told to neighbours" if block["told"] else "[yellow]not told to neighbours[/]"
+        if not block["ours"]:
+            state = ""
+        elif block.get("gives", "gives addresses") != "gives addresses":
+            state += f"; {escape(block['gives'])}"
+        use = ("" if block[name] is None else str(block[name]) for name in ("in_use", "free"))
+        made.add_row(block["block"], escape(block["node"]), *use, state)
+    out.print(made)
+    cut(out, len(shown), len(blocks), "blocks")
 
 
 def _services(out: Console, answer: dict[str, Any], everything: bool) -> None:
@@ -85,6 +162,8 @@ def _routes(out: Console, answer: dict[str, Any], everything: bool) -> None:
     made = table("Routes", "Prefix", "Via", "State", long="Via")
     for route in shown:
         via = "blackhole" if route["blackhole"] else ", ".join(route["via"])
+        if route.get("node"):
+            via += f" ({escape(route['node'])})"
         state = "installed" if route["installed"] else "[red]not installed[/]"
         made.add_row(route["prefix"], via, escape(route["error"]) or state)
     out.print(made)

@@ -19,6 +19,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from samepath.apply import settings
 from samepath.apply.addresses import LOOPBACK
@@ -70,6 +71,8 @@ class Agent:
         self.claimed: Callable[[Cluster], frozenset[plan.Prefix] | None] | None = None
         """Our pod blocks, where they are claimed out of pools (`programs.pods`); its None: not
         known as yet. None: they are those of the configuration or of our Node."""
+        self.block_rows: Callable[[], list[dict[str, Any]]] | None = None
+        """Blocks with their owners and use, for `status`; likewise."""
 
         self.objects: Mapping[str, Object] = {}
         self.cluster = Cluster()

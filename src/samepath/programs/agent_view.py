@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from samepath.apply.nft import digest_in_kernel
 from samepath.apply.tool import ToolError
 from samepath.model.net import address_text, prefix_text
+from samepath.plan.agent import Prefix
 from samepath.programs.peers_view import peers_view
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "uptime_s": round(now - agent.started, 1),
         "config_error": agent.config_error,
         "in_sync": {"manifests": agent.manifests.in_sync, "routes": agent.routing.in_sync},
+        "waits_for": agent.routing.waits_for,
         "manifests": {
             "folder": agent.manifests.folder,
             "objects": len(agent.objects),
@@ -38,20 +41,10 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "settings": [{"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings],
         "peers": peers_view(agent.speaker.peers()),
         "mesh": _mesh(agent),
+        "blocks": _blocks(agent),
         "services": _services(agent, now),
         "rules": await _rules(agent),
-        "routes": [
-            {
-                "prefix": prefix_text(row.family, row.nlri),
-                "via": [address_text(g) for g in row.gateways]
-                if isinstance(row.gateways, tuple)
-                else [],
-                "blackhole": not isinstance(row.gateways, tuple),
-                "installed": row.installed,
-                "error": row.error,
-            }
-            for row in agent.routing.plain.rows
-        ],
+        "routes": _routes(agent),
         "errors": {**agent.errors, **plain_errors},
         "refusals": _refusals(agent)[:1000],
     }
@@ -73,6 +66,47 @@ def _mesh(agent: Agent) -> dict[str, Any] | None:
             for row in planned.rows
         ],
     }
+
+
+def _blocks(agent: Agent) -> list[dict[str, Any]]:
+    """Our pod blocks, and where pods are served here those of others, too: whose they are, how
+    much of them is in use (None: not known), and whether our neighbours are told of them."""
+    told = {prefix_text(*block) for block in agent.routing.told_blocks}
+    if agent.block_rows is not None:
+        return [row | {"told": row["block"] in told} for row in agent.block_rows()]
+    return [
+        {
+            "block": text,
+            "node": agent.config.node,
+            "ours": True,
+            "in_use": None,
+            "free": None,
+            "told": text in told,
+        }
+        for text in (prefix_text(*block) for block in _sorted(agent.routing.own))
+    ]
+
+
+def _sorted(blocks: Iterable[Prefix]) -> list[Prefix]:
+    return sorted(blocks, key=lambda b: (b[0].bits, b[1][1:], b[1][0]))
+
+
+def _routes(agent: Agent) -> list[dict[str, Any]]:
+    """`node`: the one that the next hop belongs to."""
+    nodes = {a: node.name for node in agent.cluster.nodes.values() for a in node.addresses}
+    shown = []
+    for row in agent.routing.plain.rows:
+        hops = row.gateways if isinstance(row.gateways, tuple) else ()
+        entry = {
+            "prefix": prefix_text(row.family, row.nlri),
+            "via": [address_text(g) for g in hops],
+            "node": nodes.get(hops[0], "") if len(hops) == 1 else "",
+            "blackhole": not isinstance(row.gateways, tuple),
+            "installed": row.installed,
+            "error": row.error,
+        }
+        shown.append(entry)
+    return shown
 
 
 def _refusals(agent: Agent) -> list[dict[str, str]]:
@@ -119,6 +153,12 @@ async def _rules(agent: Agent) -> dict[str, Any]:
         "wanted": wanted,
         "kernel": kernel or "",
         "in_place": (kernel or "") == wanted,
+        "services": agent.serving.ruleset.services,
+        "nat_outgoing": [
+            text
+            for name in ("natted4", "natted6")
+            for text in agent.serving.ruleset.elements.get(name, ())
+        ],
         "conflicts": list(agent.serving.ruleset.conflicts),
         "error": agent.serving.rules.error or "",
     }

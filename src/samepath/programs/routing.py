@@ -172,29 +172,39 @@ class Routing:
         self._standing = own
 
     def _look_whether_in_sync(self, now: float) -> None:
+        waited_s = now - self._waits_since
+        if waited_s < 0:
+            return
+        silent = self.waits_for
+        if not silent or waited_s >= DEFERRAL_S:
+            without = f", without {', '.join(silent)}" if silent else ""
+            log.info("routes are in sync after %.1f s%s", waited_s, without)
+            self.in_sync = True
+
+    @property
+    def waits_for(self) -> list[str]:
+        """Neighbours whose End-of-RIB is waited for."""
+        if self.in_sync:
+            return []
         heard = {
             peer.neighbor
             for peer in self.speaker.peers()
             if peer.is_established and all(f.end_of_rib_received for f in peer.families.values())
         }
-        waited_s = now - self._waits_since
-        if waited_s < 0:
-            return
-        names = {n.name for n in self.speaker.config.neighbors}
-        if heard >= names or waited_s >= DEFERRAL_S:
-            silent = ", ".join(sorted(names - heard))
-            log.info(
-                "routes are in sync after %.1f s%s", waited_s, silent and f", without {silent}"
-            )
-            self.in_sync = True
+        return sorted({n.name for n in self.speaker.config.neighbors} - heard)
 
     # advertisements
+
+    @property
+    def told_blocks(self) -> frozenset[plan.Prefix]:
+        """Ours, for which there is a blackhole (or the kernel refused it)."""
+        return self.own & self._standing
 
     def offer(self, offers: Mapping[Address, Offer]) -> None:
         """Tell every neighbour what it is to know; the sessions send the difference."""
         if self.offered is None:
             self.offered = {}
-        blocks = self.own & self._standing
+        blocks = self.told_blocks
         now: dict[frozenset[str], plan.Routes] = {}
         for neighbor in self.speaker.config.neighbors:
             what = frozenset(neighbor.export) & _ALL if neighbor.export else _ALL
