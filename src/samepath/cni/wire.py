@@ -30,6 +30,8 @@ MAGIC = b"samepath-cni 1 "
 SOCKET = "/run/samepath/cni.sock"
 """Where the shim asks when the configuration has no `socket`."""
 NETNS_ERRNO = "SAMEPATH_NETNS_ERRNO"
+NOTE_OCTETS = 32
+"""Room for that variable, beside those of the runtime."""
 
 HEADER_OCTETS = 64
 ENVIRONMENT_LIMIT = 256 << 10
@@ -76,92 +78,74 @@ def encode_answer(status: int, body: bytes) -> bytes:
     return b"%d %d\n%b" % (status, len(body), body)
 
 
-class _Reader:
-    """A header line, and as many octets as it announces."""
+class _Frame:
+    """A header line with two numbers, and as many octets as it announces."""
 
-    def __init__(self) -> None:
+    def __init__(self, beginning: bytes, limits: tuple[int, int], counting: int) -> None:
+        """The last `counting` of the two numbers count octets."""
+        self.numbers = [0, 0]
+        self._beginning = beginning
+        self._limits = limits
+        self._counting = counting
         self._received = bytearray()
         self._body_at = 0
-        self._numbers: tuple[int, int] = (0, 0)
 
-    def _feed(self, data: bytes) -> bytes | None:
-        """The body when it is complete."""
+    def feed(self, data: bytes) -> bytes | None:
+        """The body, when it is complete. Raises WireError as soon as it cannot become one."""
         self._received += data
-        if not self._body_at:
-            end = self._received.find(b"\n", 0, HEADER_OCTETS)
-            if end < 0:
-                self._check_beginning(bytes(self._received[:HEADER_OCTETS]))
-                if len(self._received) >= HEADER_OCTETS:
-                    raise WireError(f"no header line in the first {HEADER_OCTETS} octets")
-                return None
-            self._numbers = self._header(bytes(self._received[:end]))
-            self._body_at = end + 1
+        if not self._body_at and not self._read_header():
+            return None
+        want = sum(self.numbers[-self._counting :])
         have = len(self._received) - self._body_at
-        want = self._octets()
         if have > want:
             raise WireError(f"{have - want} octets more than announced")
         return bytes(self._received[self._body_at :]) if have == want else None
 
-    def _check_beginning(self, beginning: bytes) -> None: ...
+    def _read_header(self) -> bool:
+        first = bytes(self._received[:HEADER_OCTETS])
+        size = min(len(first), len(self._beginning))
+        if first[:size] != self._beginning[:size]:
+            raise WireError(f"it does not begin with {self._beginning!r}: {first[:20]!r}")
+        line, newline, _ = first[size:].partition(b"\n")
+        if not newline:
+            if len(first) == HEADER_OCTETS:
+                raise WireError(f"no header line within {HEADER_OCTETS} octets")
+            return False
+        texts = line.split(b" ")
+        if len(texts) != 2 or not all(t.isdigit() and len(t) <= 7 for t in texts):
+            raise WireError(f"{line!r} are not two numbers")
+        self.numbers = [int(text) for text in texts]
+        for number, limit in zip(self.numbers, self._limits, strict=True):
+            if number > limit:
+                raise WireError(f"{number} announced, more than {limit}")
+        self._body_at = size + len(line) + 1
+        return True
 
-    def _header(self, line: bytes) -> tuple[int, int]:
-        raise NotImplementedError
 
-    def _octets(self) -> int:
-        raise NotImplementedError
-
-
-class RequestReader(_Reader):
+class RequestReader:
     """The agent's side: `feed` what arrives until it gives the request."""
+
+    def __init__(self) -> None:
+        self._frame = _Frame(MAGIC, (ENVIRONMENT_LIMIT + NOTE_OCTETS, STDIN_LIMIT), 2)
 
     def feed(self, data: bytes) -> WireRequest | None:
         """Raises WireError as soon as it is clear that this is no request."""
-        body = self._feed(data)
+        body = self._frame.feed(data)
         if body is None:
             return None
-        octets = self._numbers[0]
+        octets = self._frame.numbers[0]
         return WireRequest(_environment(body[:octets]), body[octets:])
 
-    def _check_beginning(self, beginning: bytes) -> None:
-        if not MAGIC.startswith(beginning[: len(MAGIC)]):
-            raise WireError(f"a request begins with {MAGIC.decode()!r}, not {beginning!r}")
 
-    def _header(self, line: bytes) -> tuple[int, int]:
-        self._check_beginning(line)
-        environment, stdin = _two_numbers(line[len(MAGIC) :])
-        if environment > ENVIRONMENT_LIMIT:
-            raise WireError(f"environment of {environment} octets, more than {ENVIRONMENT_LIMIT}")
-        if stdin > STDIN_LIMIT:
-            raise WireError(f"standard input of {stdin} octets, more than {STDIN_LIMIT}")
-        return environment, stdin
+class AnswerReader:
+    """The shim's side. Stricter than the shim, which ignores what follows the body."""
 
-    def _octets(self) -> int:
-        return sum(self._numbers)
-
-
-class AnswerReader(_Reader):
-    """The shim's side."""
+    def __init__(self) -> None:
+        self._frame = _Frame(b"", (255, ANSWER_LIMIT), 1)
 
     def feed(self, data: bytes) -> Answer | None:
-        body = self._feed(data)
-        return None if body is None else Answer(self._numbers[0], body)
-
-    def _header(self, line: bytes) -> tuple[int, int]:
-        status, octets = _two_numbers(line)
-        if status > 255 or octets > ANSWER_LIMIT:
-            raise WireError(f"answer of status {status} and {octets} octets")
-        return status, octets
-
-    def _octets(self) -> int:
-        return self._numbers[1]
-
-
-def _two_numbers(text: bytes) -> tuple[int, int]:
-    first, _, second = text.partition(b" ")
-    for number in (first, second):
-        if not number.isdigit() or len(number) > 7:
-            raise WireError(f"{text!r} are not two numbers")
-    return int(first), int(second)
+        body = self._frame.feed(data)
+        return None if body is None else Answer(self._frame.numbers[0], body)
 
 
 def _environment(block: bytes) -> dict[str, str]:
