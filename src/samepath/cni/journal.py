@@ -31,7 +31,7 @@ from pathlib import Path
 
 PAGE = 4096
 CHUNK = 256 * 1024
-"""The file grows by so much at a time."""
+"""The file grows by so much at a time; it always ends with a page."""
 LINE_LIMIT = PAGE - 10
 """Octets of a record: a page without checksum, space and end of line."""
 
@@ -66,7 +66,7 @@ def read(path: Path) -> Reading:
     if any(data[end:]):
         end = len(data)
     records: list[bytes] = []
-    damage = "" if len(data) % CHUNK == 0 else f"cut off at {len(data)} octets"
+    damage = "" if len(data) % PAGE == 0 else f"cut off at {len(data)} octets"
     offset = PAGE
     for line in data[PAGE:end].split(b"\n"):
         if line:

@@ -210,8 +210,8 @@ class Store:
             if boot_id != self.boot_id:
                 self._ledger.end_boot()
                 self._write_anew(SLACK)
-            elif damage:
-                raise _corrupt(self.path, damage)
+            elif damage or reading.size - reading.end < self._least_room():
+                raise _corrupt(self.path, damage or f"cut off at {reading.size} octets")
             else:
                 self._journal.adopt(reading)
         except FileNotFoundError:
@@ -220,6 +220,11 @@ class Store:
             raise _corrupt(self.path, str(error)) from error
         except OSError as error:
             raise self._error(error) from error
+
+    def _least_room(self) -> int:
+        """So much is behind the last line, whatever we have written: room for the ends of all. If
+        there is less, lines may be missing."""
+        return (SLACK + len(self._ledger.attachments) * ROOM_EACH) // 2
 
     def _settle(self) -> None:
         """Write what is owed. Raises OSError."""
