@@ -14,6 +14,7 @@ COMMANDS = {
     "status": ("samepath.cli.status:status", "Peers, services, tables, moves, refusals."),
     "trace": ("samepath.cli.trace:trace", "Where a flow goes, and why."),
     "ipam": ("samepath.cli.ipam:ipam", "Pods' addresses: pools, blocks, and who has which."),
+    "cni": ("samepath.cli.cni:cni", "The plugin in the folders of the container runtime."),
     "lab": ("samepath.cli.lab:lab", "Gateways, nodes and clients in network namespaces."),
 }
 
