@@ -41,8 +41,6 @@ class Ledger:
         self.released: dict[Family, dict[Address, None]] = {f: {} for f in Family}
         self.next_number = 1
         self.forgotten = 0
-        self.written = 0
-        """Where the file ended when it was last written anew."""
 
     def check(self, new: Attachment) -> None:
         """Raises Taken."""
@@ -118,7 +116,6 @@ def replay(reading: Reading) -> tuple[Ledger, str, str]:
             _replay_one(ledger, keys, record)
         except (msgspec.MsgspecError, KeyError, ValueError, TypeError) as error:
             return ledger, boot_id, f"record {record[:80]!r}: {error}"
-    ledger.written = reading.end
     return ledger, boot_id, reading.damage
 
 

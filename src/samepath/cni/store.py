@@ -39,7 +39,7 @@ from samepath.cni.attachment import (
     host_link_name,
     key_of_alias,
 )
-from samepath.cni.journal import Illegible, Journal, read
+from samepath.cni.journal import PAGE, Illegible, Journal, read
 from samepath.cni.ledger import Ledger, Taken, header_line, line, replay, take_line
 from samepath.model.net import Address, Family, family_of
 
@@ -62,6 +62,8 @@ __all__ = [
 
 ROOM_EACH = 128
 """Octets that the two later lines of an attachment need at most: wired, released."""
+PILED_UP = 3
+"""A file so many times as long as its state needs is written anew when it would have to grow."""
 SLACK = 4096
 """Octets that may be lost where a line does not fit the rest of its page."""
 
@@ -236,7 +238,8 @@ class Store:
         """Raises OSError."""
         if self._journal.end + octets <= self._journal.size:
             return
-        if self._journal.end > 3 * self._ledger.written:
+        needed = PAGE + sum(len(record) for record in self._ledger.records())
+        if self._journal.end > PILED_UP * needed:
             with contextlib.suppress(OSError):  # no room for a second file: go on in this one
                 self._write_anew(octets)
                 return
@@ -250,7 +253,6 @@ class Store:
 
     def _write_anew(self, octets: int) -> None:
         self._journal.rewrite(header_line(self.boot_id), self._ledger.records(), octets)
-        self._ledger.written = self._journal.end
         self._owed.clear()
 
     def _error(self, error: OSError) -> StoreError:
