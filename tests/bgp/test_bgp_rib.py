@@ -112,6 +112,15 @@ def test_the_same_again_is_no_change() -> None:
     assert not rib.items(V4)
 
 
+def test_who_passes_nothing_on_takes_paths_of_its_own_as() -> None:
+    rib = make(1)
+    rib.own = replace(OWN, asn=None)
+    rib.announce(PEERS[0], V4, ONE, replace(BASE, as_path=AsPath.of(65001, 65000)))
+    assert rib.paths(V4, ONE[0]) is not None
+    rib.announce(PEERS[0], V4, ONE, replace(BASE, originator_id=1))
+    assert [r.reason for r in rib.refusals()] == [Reason.OWN_ORIGINATOR]
+
+
 @pytest.mark.parametrize(
     ("attributes", "reason"),
     [

@@ -168,6 +168,34 @@ class Site:
             self.agents[number] = host.popen(sys.executable, "-c", code, path, stderr=log)
         until(lambda: self.status(number), 15)
 
+    def gateway(self, asn: int = AS) -> None:
+        """A real one at ROUTER, which reflects the nodes' blocks and is their way out."""
+        host = self.host("gw")
+        self.plug(host, "gw", f"{ROUTER[0]}/24", f"{ROUTER[1]}/64")
+        nodes = {
+            "range": "10.83.0.0/24",
+            "remote_as": AS,
+            "hold_time_s": 3,
+            "next_hops": list(ROUTER),
+            "import": {"services": [], "pods": list(POOLS)},
+            "export": ["pods", "default"],
+        }
+        config = {
+            "router_id": ROUTER[0],
+            "as": asn,
+            "listen": [ROUTER[0]],
+            "run_dir": str(self.folder / "rungw"),
+            "hash_seed": 7,
+            "neighbors": [nodes],
+        }
+        path = self.folder / "gateway.yaml"
+        put(path, config)
+        code = "import sys; from samepath.programs.gateway import run; sys.exit(run(sys.argv[1]))"
+        with open(self.folder / "gateway.log", "ab") as log:
+            running = host.popen(sys.executable, "-c", code, str(path), stderr=log)
+        self.closing.callback(running.wait)
+        self.closing.callback(running.kill)
+
     def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
         agent = self.agents.pop(number)
         agent.send_signal(how)
@@ -219,6 +247,17 @@ class Site:
                 for f in (0, 1)
             ),
         )
+
+
+def by_gateway(asn: int = AS) -> dict[str, Any]:
+    """The gateway as a neighbour of an agent."""
+    return {
+        "address": ROUTER[0],
+        "remote_as": asn,
+        "hold_time_s": 3,
+        "connect_retry_s": 1,
+        "import": {"pods": list(POOLS), "routes": ["0.0.0.0/0", "::/0"]},
+    }
 
 
 def put(path: Path, *documents: Any) -> None:

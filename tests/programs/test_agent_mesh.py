@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pod_nodes import Site, address, block, ping, pod_address, until
+from pod_nodes import AS, ROUTER, Site, address, block, by_gateway, ping, pod_address, until
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
@@ -133,6 +134,49 @@ def test_a_dead_node_keeps_nobody_from_being_in_sync_for_ever(site: Site) -> Non
     until(lambda: site.status(1)["in_sync"]["routes"])
     until(lambda: "10.244.77.0/26" not in host.ip("route"))
     assert f"without {address(3, 0)}" in site.log(1)
+
+
+def test_mesh_and_gateway_at_once(site: Site) -> None:
+    """Both tell of the same block by the same next hop: each may go, and no route changes."""
+    both: dict[str, Any] = {"neighbors": [by_gateway()]}
+    for number in (1, 2):
+        site.configure(number, **both)
+    site.gateway()
+    up(site, 1, 2)
+    wait_for_routes(site, 1, 2)
+    wait_for_routes(site, 2, 1)
+    until(lambda: {"0.0.0.0/0", "::/0"} <= site.routes(1).keys())
+    until(lambda: site.status(1)["in_sync"]["routes"])
+    until(lambda: all(f["accepted"] for f in sessions(site, 1)[ROUTER[0]]["families"]))
+    assert all(f["accepted"] == 1 for f in sessions(site, 1)[address(2, 0)]["families"])
+    host = site.hosts["n1"]
+    monitor = host.popen("ip", "monitor", "route", "nexthop", stdout=subprocess.PIPE, text=True)
+    try:
+        for change in ({**both, "mesh": False}, both, {}, both):
+            site.configure(1, **change)
+            wanted = {ROUTER[0]} if "neighbors" in change else set()
+            wanted |= set() if "mesh" in change else {address(2, 0)}
+            until(lambda w=wanted: {  # type: ignore[misc]
+                a for a, p in sessions(site, 1).items() if p["state"] == "Established"
+            } == w)  # fmt: skip
+            wait_for_routes(site, 1, 2)
+            assert reaches(site, 1, 2)
+    finally:
+        monitor.terminate()
+        said = monitor.communicate()[0]
+    assert block(2, 0) not in said
+    assert block(2, 1) not in said
+
+
+def test_a_gateway_of_another_as_reflects_blocks_to_nodes_of_one_as(site: Site) -> None:
+    for number in (1, 2):
+        site.configure(number, mesh=False, neighbors=[by_gateway(AS + 1)])
+    site.gateway(AS + 1)
+    up(site, 1, 2)
+    wait_for_routes(site, 1, 2)
+    wait_for_routes(site, 2, 1)
+    assert reaches(site, 1, 2)
+    assert site.status(1)["refusals"] == []
 
 
 def test_blocks_are_taken_up_and_given_back_one_by_one(site: Site) -> None:

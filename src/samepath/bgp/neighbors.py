@@ -68,6 +68,7 @@ def local_side(config: Bgp) -> Local:
     )
 
 
-def own_identity(local: Local) -> Own:
+def own_identity(local: Local, *, passes_on: bool = True) -> Own:
     """The router id serves as cluster id, too (RFC 4456 §7)."""
-    return Own(asn=local.asn, router_id=local.router_id, cluster_id=local.router_id)
+    asn = local.asn if passes_on else None
+    return Own(asn=asn, router_id=local.router_id, cluster_id=local.router_id)

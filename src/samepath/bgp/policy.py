@@ -64,14 +64,15 @@ class Refusal:
 class Own:
     """Who we are, for the detection of loops."""
 
-    asn: int
+    asn: int | None
+    """None: our own AS in a path is no loop, since we pass nothing on (a leaf of its AS)."""
     router_id: int
     cluster_id: int
 
 
 def why_refused(attributes: PathAttributes, own: Own) -> Reason | None:
     """A loop's reason, or None. Applies to all prefixes of an UPDATE alike."""
-    if own.asn in attributes.as_path.asns:
+    if own.asn is not None and own.asn in attributes.as_path.asns:
         return Reason.OWN_AS
     if attributes.originator_id == own.router_id:
         return Reason.OWN_ORIGINATOR

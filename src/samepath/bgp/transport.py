@@ -73,14 +73,18 @@ class Speaker:
         wake: Callable[[], None],
         restarted: bool = False,
         forwarding_preserved: bool = False,
+        passes_on: bool = True,
     ) -> None:
-        """`restarted`: this process follows another on the same host, and its OPENs say so until
+        """`passes_on`: whether the program advertises what it learned. If not, a path that has been
+        in our AS before is no loop: other sites of the AS may be behind the neighbour's.
+        `restarted`: this process follows another on the same host, and its OPENs say so until
         `release_end_of_rib`. `forwarding_preserved`: the kernel still forwards as the former
         process had it (RFC 4724 §3)."""
         self.config = config
         self._local = local_side(config)
         self._neighbors = Neighbors(config)
-        self.rib = Rib(own_identity(self._local))
+        self._passes_on = passes_on
+        self.rib = Rib(own_identity(self._local, passes_on=passes_on))
         self._wake = wake
         self._restarting = restarted
         self._forwarding_preserved = forwarding_preserved
@@ -168,8 +172,8 @@ class Speaker:
         former, self._local = self._local, local_side(config)
         self._neighbors = Neighbors(config, self._neighbors)
         self.config = config
-        self.rib.own = own_identity(self._local)
-        is_other = own_identity(former) != self.rib.own
+        self.rib.own = own_identity(self._local, passes_on=self._passes_on)
+        is_other = own_identity(former) != own_identity(self._local)
         for peer in list(self._peers.values()):
             neighbor = self._neighbors.match(peer.address)
             if neighbor is None:

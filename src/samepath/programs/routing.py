@@ -86,6 +86,8 @@ class Routing:
             wake=wake,
             restarted=restarted,
             forwarding_preserved=restarted,
+            # Nodes that share an AS, and gateways in another: their blocks come back to it.
+            passes_on=False,
         )
         await self.speaker.start()
 
