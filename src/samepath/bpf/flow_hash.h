@@ -8,6 +8,7 @@ struct flow {
 	__u32 source[4], destination[4];	/* as on the wire; IPv4 in the first word */
 	__u16 source_port, destination_port;	/* 0 for fragments, and where there are none */
 	__u8 protocol, ipv4;
+	__u8 kind, fragment;			/* not hashed */
 };
 
 struct sip { __u64 v0, v1, v2, v3; };

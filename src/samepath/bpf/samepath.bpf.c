@@ -74,7 +74,6 @@ struct packet {
 	void *ip;
 	__u32 offset;		/* of the IP header in the frame */
 	__u32 length, headers;	/* from there on: all, and what each segment of GSO repeats */
-	__u8 kind, fragment;
 };
 
 #define FITS(pointer, end) ((void *)((pointer) + 1) <= (end))
@@ -91,7 +90,7 @@ static __always_inline int read_transport(struct packet *p, void *at, void *end)
 		if (!FITS(tcp, end))
 			return TRUNCATED;
 		if ((tcp->flags & (SYN | ACK | RST | FIN)) == SYN)
-			p->kind = OPENING;
+			p->flow.kind = OPENING;
 		if (tcp->offset >> 4 < 5)
 			return BAD_HEADER;
 		p->headers += (tcp->offset >> 4) * 4;
@@ -109,7 +108,7 @@ static __always_inline int read_transport(struct packet *p, void *at, void *end)
 				quic->version[2] << 8 | quic->version[3];
 		__u32 type = quic->first >> 4 & 3;
 		if ((version == 1 && type == 0) || (version == 0x6b3343cf && type == 1))
-			p->kind = OPENING;
+			p->flow.kind = OPENING;
 		break;
 	}
 	case SCTP: case DCCP: case UDPLITE: case ESP:
@@ -155,7 +154,7 @@ static __always_inline int read_icmp4(struct packet *p, void *at, void *end)
 		return TRUNCATED;
 	if (inner->version != 4 || inner->header < 5 || inner->source != p->flow.destination[0])
 		return FORWARD;		/* not of a packet that a service sent */
-	p->kind = ERROR;
+	p->flow.kind = ERROR;
 	p->headers += sizeof(*icmp) + inner->header * 4;
 	p->flow.source[0] = inner->destination;
 	p->flow.protocol = inner->protocol;
@@ -164,11 +163,24 @@ static __always_inline int read_icmp4(struct packet *p, void *at, void *end)
 	return read_inner_ports(p, (void *)inner + inner->header * 4, end);
 }
 
-static __always_inline int read_ipv4(struct packet *p, void *end)
+static __always_inline int read_ipv4(struct packet *p, void *end, struct service **service)
 {
 	struct ipv4 *ip = p->ip;
-	__u32 header = ip->header * 4;
+	struct address key = {};
 
+	if (!FITS(ip, end))
+		return TRUNCATED;
+	if (ip->version != 4)
+		return BAD_HEADER;
+	key.word[2] = htonl(0xffff);
+	key.word[3] = ip->destination;
+	*service = bpf_map_lookup_elem(&services, &key);
+	if (!*service)
+		return NO_SERVICE;
+	__u32 header = ip->header * 4;
+	p->flow.ipv4 = 1;
+	p->flow.source[0] = ip->source;
+	p->flow.destination[0] = ip->destination;
 	p->length = ntohs(ip->length);
 	p->headers = header;
 	p->flow.protocol = ip->protocol;
@@ -180,8 +192,8 @@ static __always_inline int read_ipv4(struct packet *p, void *end)
 		return SOURCE;
 	if (ip->ttl <= 1)
 		return HOP_LIMIT;
-	p->fragment = !!(ip->fragment & htons(0x3fff));
-	if (p->fragment)
+	p->flow.fragment = !!(ip->fragment & htons(0x3fff));
+	if (p->flow.fragment)
 		return FORWARD;		/* later ones have no ports, so none has */
 	if (ip->protocol == ICMP)
 		return read_icmp4(p, p->ip + header, end);
@@ -220,7 +232,6 @@ static __always_inline int read_icmp6(struct packet *p, void *at, void *end)
 	__u8 next, fragment = 0;
 
 	at = inner + 1;
-	p->headers += sizeof(*icmp) + sizeof(*inner);
 	if (!FITS(icmp, end))
 		return TRUNCATED;
 	if (icmp->type < 1 || icmp->type > 4)
@@ -231,21 +242,33 @@ static __always_inline int read_icmp6(struct packet *p, void *at, void *end)
 		if (inner->source[i] != p->flow.destination[i])
 			return FORWARD;
 	next = inner->next;
+	p->headers += sizeof(*icmp) + sizeof(*inner);
 	int reason = skip_extensions(&next, &at, end, &fragment, &p->headers);
 	if (reason)
 		return reason;
-	p->kind = ERROR;
+	p->flow.kind = ERROR;
 	__builtin_memcpy(p->flow.source, inner->destination, 16);
 	p->flow.protocol = next;
 	return fragment ? FORWARD : read_inner_ports(p, at, end);
 }
 
-static __always_inline int read_ipv6(struct packet *p, void *end)
+static __always_inline int read_ipv6(struct packet *p, void *end, struct service **service)
 {
 	struct ipv6 *ip = p->ip;
+	struct address key;
+
+	if (!FITS(ip, end))
+		return TRUNCATED;
+	if ((ip->version & 0xf0) != 0x60)
+		return BAD_HEADER;
+	__builtin_memcpy(&key, ip->destination, sizeof(key));
+	*service = bpf_map_lookup_elem(&services, &key);
+	if (!*service)
+		return NO_SERVICE;
 	__u32 first = htonl(ip->source[0]);
 	__u8 next = ip->next;
-
+	__builtin_memcpy(p->flow.source, ip->source, 16);
+	__builtin_memcpy(p->flow.destination, ip->destination, 16);
 	p->length = sizeof(*ip) + ntohs(ip->length);
 	void *at = ip + 1;
 	if (first >> 24 == 0xff || first >> 22 == 0xfe80 >> 6 ||
@@ -254,11 +277,11 @@ static __always_inline int read_ipv6(struct packet *p, void *end)
 	if (ip->hops <= 1)
 		return HOP_LIMIT;
 	p->headers = sizeof(*ip);
-	int reason = skip_extensions(&next, &at, end, &p->fragment, &p->headers);
+	int reason = skip_extensions(&next, &at, end, &p->flow.fragment, &p->headers);
 	if (reason)
 		return reason;
 	p->flow.protocol = next;
-	if (p->fragment)
+	if (p->flow.fragment)
 		return FORWARD;
 	if (next == ICMPV6)
 		return read_icmp6(p, at, end);
@@ -285,13 +308,13 @@ static __always_inline void record(__u64 key, __u16 hop, __u16 kind, __u32 now)
 }
 
 /* The next hop of a packet whose bucket is in transition. */
-static __noinline __u32 in_transition(struct bucket *b, __u64 key, __u32 owners, __u32 kind,
-				      __u32 tcp)
+static __noinline __u32 in_transition(struct bucket *b, struct flow *flow, __u64 hash, __u32 owners)
 {
-	__u32 owner = owners & 0xffff, old = owners >> 16, hop, now;
-	struct record *known = bpf_map_lookup_elem(&flows, &key);
+	__u32 owner = owners & 0xffff, old = owners >> 16, hop;
+	__u32 now = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	__u8 kind = flow->kind, tcp = flow->protocol == TCP && !flow->fragment;
+	struct record *known = bpf_map_lookup_elem(&flows, &hash);
 
-	now = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
 	if (known && (__s32)(known->recorded - b->since) < 0)
 		known = 0;
 	if (known && !alive(known->hop)) {
@@ -310,18 +333,39 @@ static __noinline __u32 in_transition(struct bucket *b, __u64 key, __u32 owners,
 	} else if (kind == OPENING) {
 		hop = owner;
 		add_total(MOVED);
-		record(key, hop, OPENING, now);
+		record(hash, hop, OPENING, now);
 	} else {
 		hop = alive(old) ? old : owner;
 		if (kind == MIDFLOW) {
 			add_total(UNKNOWN);
 			if (tcp)
-				record(key, hop, MIDFLOW, now);
+				record(hash, hop, MIDFLOW, now);
 		}
 	}
 	if (hop != owner && b->stamp != now)
 		b->stamp = now;
 	return hop;
+}
+
+/* The index of a flow's next hop, or 0. Not static: the verifier walks it once, for all callers. */
+__noinline __u32 next_hop(struct flow *flow, __u32 first, __u32 number)
+{
+	__u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!flow || !set || !number)
+		return 0;
+	__u64 hash = flow_hash(flow, set->seed);
+	__u32 index = first + multipath_hash(hash) % number;
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &index);
+	if (!bucket)
+		return 0;
+	__u32 owners = *(volatile __u32 *)&bucket->owners;
+	if (TRACK_EVERY_FLOW)
+		owners = (owners & 0xffff) * 0x10001;
+	if (unlikely(owners >> 16))
+		return in_transition(bucket, flow, hash, owners);
+	return owners & 0xffff;
 }
 
 /* Up to two VLAN tags; what lies behind them, or 0. */
@@ -368,68 +412,25 @@ static __always_inline int for_us(struct frame *f)
 	return FORWARD;
 }
 
-static __always_inline struct service *find_service(struct packet *p, int *reason, __u16 type,
-						    void *end)
-{
-	struct address key = {};
-	struct ipv4 *ip = p->ip;
-	struct ipv6 *ip6 = p->ip;
-
-	if (type == IPV4) {
-		*reason = FITS(ip, end) ? BAD_HEADER : TRUNCATED;
-		if (!FITS(ip, end) || ip->version != 4)
-			return 0;
-		p->flow.ipv4 = 1;
-		p->flow.source[0] = ip->source;
-		p->flow.destination[0] = ip->destination;
-		key.word[2] = htonl(0xffff);
-		key.word[3] = ip->destination;
-	} else if (type == IPV6) {
-		*reason = FITS(ip6, end) ? BAD_HEADER : TRUNCATED;
-		if (!FITS(ip6, end) || (ip6->version & 0xf0) != 0x60)
-			return 0;
-		__builtin_memcpy(p->flow.source, ip6->source, 16);
-		__builtin_memcpy(p->flow.destination, ip6->destination, 16);
-		__builtin_memcpy(&key, ip6->destination, 16);
-	} else {
-		*reason = NOT_IP;
-		return 0;
-	}
-	*reason = NO_SERVICE;
-	return bpf_map_lookup_elem(&services, &key);
-}
-
 /* Frame to next hop: the whole decision. FORWARD, or the reason to pass. */
 static __always_inline int choose(struct frame *f, struct packet *p, struct hop **out)
 {
-	__u32 zero = 0, index, owners;
-	int reason;
+	struct service *service;
+	int reason = NOT_IP;
 	__u16 type = read_ethernet(f, p);
-	struct service *service = find_service(p, &reason, type, f->end);
 
-	if (!service)
-		return reason;
-	reason = for_us(f);
+	if (type == IPV4)
+		reason = read_ipv4(p, f->end, &service);
+	else if (type == IPV6)
+		reason = read_ipv6(p, f->end, &service);
 	if (!reason)
-		reason = p->flow.ipv4 ? read_ipv4(p, f->end) : read_ipv6(p, f->end);
+		reason = for_us(f);
 	if (reason)
 		return reason;
 	if (!f->gso && (p->headers > p->length || p->offset + p->length > f->length))
 		return BAD_HEADER;
 
-	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
-	__u64 hash = flow_hash(&p->flow, set ? set->seed : 0);
-	index = service->first + multipath_hash(hash) % service->buckets;
-	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &index);
-	if (!bucket)
-		return NO_OWNER;
-	owners = *(volatile __u32 *)&bucket->owners;
-	if (TRACK_EVERY_FLOW)
-		owners = (owners & 0xffff) * 0x10001;
-	index = owners & 0xffff;
-	if (unlikely(owners >> 16))
-		index = in_transition(bucket, hash, owners, p->kind,
-				      p->flow.protocol == TCP && !p->fragment);
+	__u32 index = next_hop(&p->flow, service->first, service->buckets);
 	struct hop *hop = hop_at(index);
 	if (!index || !hop)
 		return NO_OWNER;
