@@ -31,11 +31,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EACCES, EBADF, EEXIST, EINVAL
 
+from samepath.cni.attachment import Key, host_link_name, key_of_alias
 from samepath.cni.namespaces import OpenKernel, open_kernel, write_setting
 from samepath.model.net import (
     Address,
     Family,
-    address_text,
     family_of,
     host_nlri,
     parse_address,
@@ -54,7 +54,6 @@ from samepath.netlink.ops import (
     PutRoute,
     SetLink,
 )
-from samepath.netlink.socket import NetlinkError
 
 HOST_MAC = b"\xee" * 6
 GATEWAYS = {
@@ -107,6 +106,7 @@ class Wanted:
     mac: bytes
     """Of the end in the pod."""
     mtu: int
+    """0: CHECK does not ask."""
     first: bool = True
     """No other interface of the pod is ours: its default routes are by this one."""
 
@@ -139,10 +139,7 @@ def attach(
     link = _create(node, namespace, wanted)
     try:
         step("created")
-        try:
-            pod = inside(namespace)
-        except OSError as error:
-            raise WiringError(Why.NAMESPACE_GONE, f"{error.strerror}") from error
+        pod = open_pod(namespace, inside)
         try:
             defaults = _set_up_pod(pod, namespace, link.peer, wanted)
             step("pod")
@@ -158,18 +155,42 @@ def attach(
     return Wired(link.index, link.peer, defaults)
 
 
-def detach(node: Kernel, host_link: str, alias: str) -> bool:
-    """Remove the link if it is there. True if it was. Raises WiringError if it is somebody else's,
-    or the kernel refuses."""
-    link = node.link(host_link)
-    if link is None:
+def detach(node: Kernel, key: Key) -> bool:
+    """Remove the attachment's link if it is there. True if it was; a link of somebody else that has
+    taken the name is none. Raises WiringError if the kernel refuses."""
+    link = node.link(host_link_name(key))
+    if link is None or not is_link_of(link, key):
         return False
-    if link.kind != "veth" or link.alias not in ("", alias):
-        raise WiringError(
-            Why.LINK_EXISTS, f"link {host_link} is not ours (kind {link.kind}, {link.alias!r})"
-        )
     _all_or_error(node.apply([DeleteLink(link.index)]))
     return True
+
+
+def is_link_of(link: Link, key: Key) -> bool:
+    """A link without alias but of the name counts: we were killed before we could mark it."""
+    if link.kind != "veth" or link.name != host_link_name(key):
+        return False
+    return not link.alias or key_of_alias(link.alias) == key
+
+
+def is_alive(node: Kernel, namespace: int, key: Key, *, inside: OpenKernel = open_kernel) -> bool:
+    """Whether the attachment's link leads into this very namespace. Raises WiringError."""
+    here = node.link(host_link_name(key))
+    if here is None or not is_link_of(here, key):
+        return False
+    pod = open_pod(namespace, inside)
+    try:
+        there = pod.link(key[1])
+    finally:
+        pod.close()
+    return there is not None and (there.index, there.peer) == (here.peer, here.index)
+
+
+def open_pod(namespace: int, inside: OpenKernel) -> Kernel:
+    """Raises WiringError."""
+    try:
+        return inside(namespace)
+    except OSError as error:
+        raise WiringError(Why.NAMESPACE_GONE, f"{error.strerror}") from error
 
 
 # -- Making ------------------------------------------------------------------------------------
@@ -235,7 +256,7 @@ def pod_ops(index: int, wanted: Wanted, family: Family, *, first: bool | None = 
         for address in wanted.addresses
         if family_of(address) is family
     ]
-    ops.append(PutNeighbor(_neighbor(index, gateway, HOST_MAC)))
+    ops.append(PutNeighbor(permanent(index, gateway, HOST_MAC)))
     ops += [PutRoute(route, exclusive=True) for route in _pod_routes(index, family, metric)]
     return ops
 
@@ -282,10 +303,10 @@ def host_ops(index: int, addresses: Sequence[Address], mac: bytes) -> list[Op]:
 
 
 def host_neighbors(index: int, addresses: Sequence[Address], mac: bytes) -> list[Neighbor]:
-    return [_neighbor(index, address, mac) for address in addresses]
+    return [permanent(index, address, mac) for address in addresses]
 
 
-def _neighbor(index: int, address: Address, mac: bytes) -> Neighbor:
+def permanent(index: int, address: Address, mac: bytes) -> Neighbor:
     return Neighbor(index, address, uapi.NUD_PERMANENT, mac, protocol=PROTOCOL)
 
 
@@ -335,83 +356,3 @@ def _all_or_error(results: Sequence[ApplyError | None]) -> None:
         refused_namespace = error.errno == EINVAL and isinstance(error.op, CreateVeth)
         why = Why.NAMESPACE_GONE if refused_namespace else Why.REFUSED
         raise WiringError(why, error.text)
-
-
-# -- Looking -----------------------------------------------------------------------------------
-
-
-def inspect(
-    node: Kernel, namespace: int, wanted: Wanted, *, inside: OpenKernel = open_kernel
-) -> list[str]:
-    """What differs from what `attach` made, each in words; empty: nothing. What others have added
-    is no difference. Raises WiringError if the namespace cannot be entered."""
-    try:
-        pod = inside(namespace)
-    except OSError as error:
-        raise WiringError(Why.NAMESPACE_GONE, f"{error.strerror}") from error
-    try:
-        here, there = node.link(wanted.host_link), pod.link(wanted.ifname)
-        found = _link_faults("the pod", there, wanted.ifname, wanted.mac, wanted.mtu)
-        found += _link_faults("the node", here, wanted.host_link, HOST_MAC, wanted.mtu)
-        if here is not None and there is not None:
-            if here.peer != there.index or there.peer != here.index:
-                found.append(f"{here.name} is not the other end of the pod's {there.name}")
-            found += _pod_faults(pod, there.index, wanted)
-        if here is not None:
-            found += _host_faults(node, here.index, wanted)
-        return found
-    finally:
-        pod.close()
-
-
-def _link_faults(where: str, link: Link | None, name: str, mac: bytes, mtu: int) -> list[str]:
-    if link is None:
-        return [f"{where} has no interface {name}"]
-    found = []
-    if link.address != mac:
-        found.append(f"{name} in {where} has the MAC {link.address.hex(':')}, not {mac.hex(':')}")
-    if link.mtu != mtu:
-        found.append(f"{name} in {where} has the MTU {link.mtu}, not {mtu}")
-    if not link.up:
-        found.append(f"{name} in {where} is down")
-    return found
-
-
-def _pod_faults(pod: Kernel, index: int, wanted: Wanted) -> list[str]:
-    own = {a.address for a in pod.addresses() if a.index == index}
-    found = [
-        f"{wanted.ifname} has not the address {address_text(address)}"
-        for address in wanted.addresses
-        if address not in own
-    ]
-    if wanted.first:
-        for family in wanted.families:
-            # Another plugin's way out serves as well: then ours stands behind it.
-            if not any(r.nlri == DEFAULT for r in pod.routes(family)):
-                found.append(f"the pod has no {family.label} default route")
-    for family in wanted.families:
-        gateway = GATEWAYS[family]
-        if _neighbor(index, gateway, HOST_MAC) not in pod.neighbors(index):
-            found.append(f"the pod has no neighbour entry for its gateway {address_text(gateway)}")
-    return found
-
-
-def _host_faults(node: Kernel, index: int, wanted: Wanted) -> list[str]:
-    neighbors = node.neighbors(index)
-    found = [
-        f"the node has no neighbour entry for {address_text(entry.address)}"
-        for entry in host_neighbors(index, wanted.addresses, wanted.mac)
-        if entry not in neighbors
-    ]
-    for address in wanted.addresses:
-        if not _leads_to(node, address, index):
-            found.append(f"the node has no route to {address_text(address)} by {wanted.host_link}")
-    return found
-
-
-def _leads_to(node: Kernel, address: Address, index: int) -> bool:
-    try:
-        way = node.route_get(address)
-    except NetlinkError:
-        return False
-    return way.oif == index

@@ -19,7 +19,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samepath.apply import settings
 from samepath.apply.addresses import LOOPBACK
@@ -44,14 +44,19 @@ from samepath.programs.routing import Routing
 from samepath.programs.serving import ADDRESSES, RULES, Serving, World
 from samepath.programs.stopping import Stopping
 
+if TYPE_CHECKING:
+    from samepath.programs.pods import Pods
+
 log = logging.getLogger("samepath.agent")
 
 READ_BACK_S = 30.0
 """The kernel is read back at least so often: it forgets without saying so."""
+READ_PAUSE_S = 0.2
+"""After that, news of the kernel waits for so long: pods may come by the hundred."""
 CONFIG_LOOK_S = 2.0
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 30.0
-_FIXED = ("router_id", "local_as", "run_dir", "route_metric")
+_FIXED = ("router_id", "local_as", "run_dir", "route_metric", "cni")
 
 
 class Agent:
@@ -71,6 +76,7 @@ class Agent:
         self.claimed: Callable[[Cluster], frozenset[plan.Prefix] | None] | None = None
         """Our pod blocks, where they are claimed out of pools (`programs.pods`); its None: not
         known as yet. None: they are those of the configuration or of our Node."""
+        self.pods: Pods | None = None
         self.block_rows: Callable[[], list[dict[str, Any]]] | None = None
         """Blocks with their owners and use, for `status`; likewise."""
 
@@ -81,11 +87,13 @@ class Agent:
         """The cluster has been read in full, by us or before a change of the folder; and we know
         which blocks are ours."""
         self.taken: frozenset[Address] = frozenset()
+        self.addresses: frozenset[tuple[int, Address]] = frozenset()
+        """(link, address), as last read."""
 
         self.services_dirty = True
         self.kernel_touched = True
         self.rules_touched = True
-        self.read_back_at = 0.0
+        self.read_back_at = self.read_pause_until = 0.0
         self.retry_at = math.inf
         self.retry_s = RETRY_FIRST_S
 
@@ -99,8 +107,15 @@ class Agent:
         monitor, rules_monitor = self.kernel.monitor(), RulesMonitor()
         loop.add_reader(monitor.fileno(), self._on_kernel, monitor)
         loop.add_reader(rules_monitor.fileno(), self._on_rules, rules_monitor)
+        pods = self._make_pods()
         server = await control.serve(
-            self.config.run_dir, "agent", {"status": lambda question: status(self, question)}
+            self.config.run_dir,
+            "agent",
+            {
+                "status": lambda question: status(self, question),
+                "ipam": lambda question: self._pods().ipam(question),
+                "ipam_check": lambda question: self._pods().ipam_check(question),
+            },
         )
         log.info("agent of node %s runs, AS %d", self.config.node, self.config.local_as)
         self.following = asyncio.create_task(self.manifests.run())
@@ -110,19 +125,44 @@ class Agent:
             while not stopped.done():
                 following = self.following
                 await asyncio.wait(
-                    {passes, following, stopped}, return_when=asyncio.FIRST_COMPLETED
+                    {passes, following, stopped, *pods}, return_when=asyncio.FIRST_COMPLETED
                 )
-                for work in (passes, following):
+                for work in (passes, following, *pods):
                     if work.done() and not work.cancelled():
                         work.result()  # our own fault: end, be restarted, adopt
         finally:
             stopped.cancel()
-            for work in (passes, self.following):
+            for work in (passes, self.following, *pods):
                 work.cancel()
             loop.remove_reader(monitor.fileno())
             loop.remove_reader(rules_monitor.fileno())
             server.close()
+            if self.pods is not None:
+                await self.pods.stop()
             await self.speaker.stop(notify=stopping.goodbye)
+
+    def _make_pods(self) -> list[asyncio.Task[None]]:
+        """What gives pods their network, if that is ours to do."""
+        if self.config.cni is None:
+            return []
+        from samepath.programs.pods import Pods  # an agent without it is spared 5 MB
+
+        self.pods = Pods(
+            self.config,
+            control.make_run_dir(self.config.run_dir),
+            self.kernel.monitor(routes=True, neighbors=True),
+            changed=self.wake.set,
+            neighbors=lambda: [
+                parse_address(n.address) for n in self.speaker.config.neighbors if n.address
+            ],
+        )
+        self.claimed, self.block_rows = self.pods.blocks, self.pods.block_rows
+        return [asyncio.create_task(self.pods.run())]
+
+    def _pods(self) -> Pods:
+        if self.pods is None:
+            raise ValueError("this agent gives pods no network: its configuration has no `cni`")
+        return self.pods
 
     @property
     def speaker(self) -> Speaker:
@@ -154,7 +194,8 @@ class Agent:
     def _on_kernel(self, monitor: Monitor) -> None:
         monitor.drain()
         self.kernel_touched = True
-        self.wake.set()
+        if time.monotonic() >= self.read_pause_until:
+            self.wake.set()
 
     def _on_rules(self, monitor: RulesMonitor) -> None:
         monitor.drain()
@@ -177,6 +218,8 @@ class Agent:
         log.info("configuration read again")
         former, self.config = self.config, config
         self._settle_settings()
+        if self.pods is not None:
+            self.pods.reconfigure(config)
         if config.manifests != former.manifests and self.following is not None:
             # The objects that we know stand until the new folder has been read.
             self.following.cancel()
@@ -191,6 +234,8 @@ class Agent:
         while True:
             looks = (self.routing.next_look, self.serving.drain_look_at)
             until = min(*looks, self.read_back_at, self.retry_at, time.monotonic() + CONFIG_LOOK_S)
+            if self.kernel_touched:
+                until = min(until, self.read_pause_until)
             try:
                 async with asyncio.timeout(max(0.0, until - time.monotonic())):
                     await self.wake.wait()
@@ -219,12 +264,13 @@ class Agent:
     async def _pass(self) -> None:
         now = time.monotonic()
         if now >= self.retry_at:
-            self.retry_at, self.kernel_touched = math.inf, True
+            self.retry_at, self.kernel_touched, self.services_dirty = math.inf, True, True
         if now >= self.read_back_at:
             self.read_back_at = now + READ_BACK_S
             self.kernel_touched = self.rules_touched = True
-        if self.kernel_touched:
+        if self.kernel_touched and now >= self.read_pause_until:
             self._read_back()
+            self.read_pause_until = time.monotonic() + READ_PAUSE_S
         if self.rules_touched:
             self.rules_touched, self.services_dirty = False, True
             await self.serving.check_rules()
@@ -254,7 +300,7 @@ class Agent:
 
     def _read_back(self) -> None:
         """Somebody may have changed the kernel, or it has forgotten."""
-        self.kernel_touched, self.services_dirty = False, True
+        self.kernel_touched = False
         self.routing.look_at_links()
         self.routing.plain.read_again()
         loopback = next(link.index for link in self.kernel.links() if link.name == LOOPBACK)

@@ -43,6 +43,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "mesh": _mesh(agent),
         "blocks": _blocks(agent),
         "services": _services(agent, now),
+        "pods": agent.pods.view() if agent.pods is not None else None,
         "rules": await _rules(agent),
         "routes": _routes(agent),
         "errors": {**agent.errors, **plain_errors},
