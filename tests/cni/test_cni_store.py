@@ -556,6 +556,16 @@ def test_a_file_that_was_cut_off_is_refused(
     assert refused or length > used
 
 
+def test_a_file_that_was_cut_off_between_pages_is_refused(
+    path: Path, history: tuple[bytes, Any]
+) -> None:
+    octets, expected = history
+    used = len(octets.rstrip(b"\0"))
+    for length in range(journal.PAGE, used + journal.PAGE, journal.PAGE):
+        assert _right_or_refused(path, octets[:length], expected)
+    assert not _right_or_refused(path, octets, expected)
+
+
 @lively
 @given(one=st.integers(0, 80), other=st.integers(0, 80))
 def test_lines_that_are_missing_repeated_or_moved_are_refused(

@@ -253,7 +253,6 @@ class Store:
 
     def _write_anew(self, octets: int) -> None:
         self._journal.rewrite(header_line(self.boot_id), self._ledger.records(), octets)
-        self._owed.clear()
 
     def _error(self, error: OSError) -> StoreError:
         return StoreError(self.path, f"{error.strerror or error}", error.errno or 0)
