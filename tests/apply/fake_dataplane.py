@@ -5,7 +5,8 @@ It outlives the driver as pinned maps outlive a process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,12 @@ from samepath.plan.transitions import Numbers
 
 @dataclass(frozen=True)
 class FakeAttachment:
-    mode: str
+    mode: Mode
     how: str
+
+
+class Opened(enum.Enum):
+    ADOPTED = "adopted"
 
 
 @dataclass
@@ -34,14 +39,15 @@ class FakeDataplane:
     links: dict[int, FakeAttachment] = field(default_factory=dict)
     records: dict[tuple[Address, int], tuple[int, int]] = field(default_factory=dict)
     """(service, flow) -> hop, tick of the record"""
-    opened: int = 0
+    times_opened: int = 0
+    opened: Opened = Opened.ADOPTED
     refuse: str = ""
     """The next operation of this name is refused."""
     log: list[str] = field(default_factory=list)
 
     def open(self, sizes: Sizes) -> FakeDataplane:
         self.sizes = sizes
-        self.opened += 1
+        self.times_opened += 1
         return self
 
     def close(self) -> None:
@@ -74,7 +80,7 @@ class FakeDataplane:
     def put_table(self, table: int, owner: Numbers, old: Numbers | None = None) -> int:
         self._did("put_table")
         assert table < self.sizes.tables
-        assert set(owner.tolist()) <= self.hop_map.keys(), "a next hop before the buckets"
+        assert set(owner.tolist()) <= {0, *self.hop_map}, "a next hop before the buckets"
         array = self.arrays.setdefault(table, np.zeros(len(owner), BUCKET))
         old = np.zeros_like(owner) if old is None else old
         now = ticks_of(self.clock()) & 0xFFFFFFFF
@@ -113,10 +119,11 @@ class FakeDataplane:
         return FlowCount(len(self.records), by_hop, self.sizes.flows)
 
     def attach(
-        self, ifindex: int, mac: bytes, mode: Mode = "tc", vlans: Collection[Any] = ()
-    ) -> None:
+        self, ifindex: int, mac: bytes, mode: Mode = "tc", vlans: Sequence[tuple[int, int]] = ()
+    ) -> FakeAttachment:
         self._did("attach")
-        self.links[ifindex] = FakeAttachment(mode, "tcx" if mode == "tc" else "xdp")
+        made = self.links[ifindex] = FakeAttachment(mode, "tcx" if mode == "tc" else "xdp")
+        return made
 
     def detach(self, ifindex: int) -> None:
         del self.links[ifindex]

@@ -44,9 +44,9 @@ class Client:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def open(self, name: str, host: str, port: int) -> str:
+    def open(self, name: str, host: str, port: int, source_port: int = 0) -> str:
         """Connect and ask for the server's name."""
-        return str(self.ask("open", name, host, port))
+        return str(self.ask("open", name, host, port, source_port))
 
     def echo(self, name: str) -> str:
         return str(self.ask("echo", name))
@@ -124,8 +124,10 @@ def client() -> None:
 
 def answer(held: dict[str, socket.socket], what: str, *words: Any) -> Any:
     match what, *words:
-        case "open", name, host, port:
-            held[name] = socket.create_connection((host, port), timeout=2)
+        case "open", name, host, port, source_port:
+            held[name] = socket.create_connection(
+                (host, port), timeout=2, source_address=("", source_port)
+            )
             return say(held[name])
         case "echo", name:
             return say(held[name])

@@ -217,9 +217,24 @@ def test_services_share_a_table_and_part_with_their_flows(stage: Stage) -> None:
     assert {held.id for held in stage.driver.tables} == set(stage.plane.map.values())
 
 
+def test_a_service_that_comes_from_the_kernels_groups_brings_its_flows(stage: Stage) -> None:
+    """The data plane is loaded amid moves that wait: what the kernel has not moved stays."""
+    stage.driver.services.rows.news = None
+    stage.driver.services.elsewhere = None
+    stage.site.want({1: target(1, 2)})
+    stage.site.want({1: target(1, 2, 3)})
+    before = stage.site.owners(1)
+    assert before is not None
+    stage.start()
+    stage.work()
+    stage.wants(1, 1, 2, 3)
+    assert all(stage.plane.packet(ip(1), flow) == before.owner(flow % B) for flow in range(B))
+    assert stage.site.owners(1) == before
+
+
 def test_maps_grow(stage: Stage) -> None:
     stage.want({n: target(n) for n in range(1, 9)})
-    assert stage.plane.opened == 2
+    assert stage.plane.times_opened == 2
     assert stage.plane.sizes.tables >= 8
     assert len(stage.plane.map) == 8
 

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import enum
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ class Attached(Protocol):
     """How the program is attached to a link."""
 
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> Mode: ...
 
     @property
     def how(self) -> str: ...
@@ -32,8 +33,10 @@ class Attached(Protocol):
 class Plane(Protocol):
     """The maps. A table is known by its number, a next hop by its index, 0 being none."""
 
+    sizes: Sizes
+
     @property
-    def sizes(self) -> Sizes: ...
+    def opened(self) -> enum.Enum: ...
 
     def services(self) -> dict[Address, int]: ...
 
@@ -64,8 +67,8 @@ class Plane(Protocol):
     def flows(self, newer_than: int | None = None) -> FlowCount: ...
 
     def attach(
-        self, ifindex: int, mac: bytes, mode: Mode = "tc", vlans: Collection[Any] = ()
-    ) -> None: ...
+        self, ifindex: int, mac: bytes, mode: Mode = "tc", vlans: Sequence[tuple[int, int]] = ()
+    ) -> Attached: ...
 
     def detach(self, ifindex: int) -> None: ...
 

@@ -26,11 +26,12 @@ import numpy as np
 
 from samepath.apply.bpf_hops import Hops, NoIndexLeft
 from samepath.apply.bpf_plane import Mode, Plane, buckets_of, seconds_of, ticks_of
-from samepath.apply.bpf_tables import BpfTables, Held, Wish, wish_of
+from samepath.apply.bpf_tables import BpfTables, Held, Wish, owners_of, wish_of
 from samepath.apply.groups import ResilientRoutes
 from samepath.apply.row import LOOK_AT_LEAST_S, Row, backoff_s
 from samepath.bpf.errors import BpfError, Unavailable
 from samepath.bpf.layout import Sizes
+from samepath.hashing.table import Table
 from samepath.model.net import Address, Family, Nlri
 from samepath.netlink.kernel import Kernel
 from samepath.plan.transitions import Buckets, advance, steady
@@ -69,6 +70,8 @@ class BpfServices:
         """`open_plane` opens, adopts or enlarges. Raises Unavailable, BpfError."""
         self.open_plane = open_plane
         self.plane = open_plane(sizes)
+        self.opened = self.plane.opened.value
+        """`created`, `adopted` or `migrated`."""
         self.services = services
         self.mode = mode
         self.idle_s, self.deadline_s = idle_s, deadline_s
@@ -84,7 +87,8 @@ class BpfServices:
         self._failures = 0
         self._retry_at = -math.inf
         self._read_at = -math.inf
-        self._news = False
+        self._hops_due = True
+        self._alive: set[Address] = set()
         services.rows.news = {f: set() for f in Family}
         services.elsewhere = self.idle_of
         self._adopt()
@@ -92,8 +96,12 @@ class BpfServices:
     # what others ask and tell
 
     def neighbors_changed(self) -> None:
-        """MACs may be others: look at every next hop."""
-        self._news = True
+        """MACs or links may be others: look at every next hop."""
+        self._hops_due = True
+
+    def reopen(self, flows: int) -> None:
+        """With so many flows, and whatever else `open_plane` takes. Raises Unavailable."""
+        self._grow(replace(self.plane.sizes, flows=flows), force=True)
 
     def configure(self, *, idle_s: float, deadline_s: float | None) -> None:
         self.idle_s, self.deadline_s = idle_s, deadline_s
@@ -105,7 +113,7 @@ class BpfServices:
         """When `work` has something to do by itself."""
         if self.error:
             return self._retry_at
-        if self._news:
+        if not self.is_settled:
             return -math.inf
         looks = (held.look_at for held in self.tables) if self.services.in_sync else ()
         return min(self._read_at, *looks, math.inf)
@@ -113,8 +121,9 @@ class BpfServices:
     @property
     def is_settled(self) -> bool:
         """The maps hold what is wanted, but for transitions."""
-        news = self.services.rows.news
-        return not self.error and not self._news and not any((news or {}).values())
+        if self.error or self._hops_due:
+            return False
+        return not self.services.in_sync or not any((self.services.rows.news or {}).values())
 
     def idle_of(self, row: Row) -> list[float] | None:
         """For the kernel's group of a row: a bucket counts as idle when the maps have it steady
@@ -138,6 +147,7 @@ class BpfServices:
         """Take over what the maps hold; all rows are put to their services anew."""
         now = ticks_of(self.clock())
         former = {held.id: held.wish for held in self.tables}
+        self._hops_due = True
         self.hops.adopt(self.plane)
         self.tables = BpfTables()
         by_table: dict[int, list[Address]] = {}
@@ -178,10 +188,11 @@ class BpfServices:
             self._failures += 1
 
     def _pass(self) -> Iterator[None]:
-        self._news = False
         if not self.services.in_sync:
-            alive = {hop.address for hop in self.hops.known.values() if hop.alive}
-            self.hops.put(self.plane, alive, self.mode)
+            if self._hops_due:
+                self._hops_due = False
+                alive = {hop.address for hop in self.hops.known.values() if hop.alive}
+                self.hops.put(self.plane, alive, self.mode)
             return
         yield from self._take_news()
         wishes = {row: self._wish(row) for row in self.services.rows if row.nlris}
@@ -191,8 +202,10 @@ class BpfServices:
         services = _enough(sizes.services, len(self.tables.row_of))
         hops = _enough(sizes.hops, 1 + max(self.hops.index.values(), default=0))
         self._grow(replace(sizes, services=services, hops=hops))
-        self.hops.put(self.plane, alive, self.mode)
-        yield
+        if self._hops_due or alive != self._alive:
+            self._hops_due, self._alive = False, alive
+            self.hops.put(self.plane, alive, self.mode)
+            yield
         for held in self.tables:
             yield from self._bring(held, wishes)
         yield from self._place(wishes)
@@ -217,10 +230,10 @@ class BpfServices:
             row, self.services.buckets, lambda address: self.services.tables.usable(address, now)
         )
 
-    def _grow(self, wanted: Sizes) -> None:
+    def _grow(self, wanted: Sizes, *, force: bool = False) -> None:
         """Larger maps, where these do not hold what is wanted."""
         sizes = self.plane.sizes
-        if wanted == sizes:
+        if wanted == sizes and not force:
             return
         self.plane.close()
         try:
@@ -272,7 +285,7 @@ class BpfServices:
         ticks = ticks_of(now)
         step = advance(
             buckets_of(self.plane.table(held.id), ticks),
-            wish.numbers(self.hops.index),
+            owners_of(wish.want, self.hops.index),
             living=[self.hops.index[a] for a in wish.living],
             ready=self.hops.ready,
             now=ticks,
@@ -300,25 +313,26 @@ class BpfServices:
 
     def _place(self, wishes: dict[Row, Wish | None]) -> Iterator[None]:
         """Services that have no table yet."""
-        fresh: dict[Wish, list[Address]] = {}
+        fresh: dict[tuple[Wish, Table | None], list[Address]] = {}
         for address in self.tables.unplaced:
-            wish = wishes.get(self.tables.row_of[address])
+            row = self.tables.row_of[address]
+            wish = wishes.get(row)
             if wish is not None:
-                fresh.setdefault(wish, []).append(address)
+                fresh.setdefault((wish, _former(row, wish)), []).append(address)
         if not fresh:
             return
         steady_ones = [h for h in self.tables if h.is_steady and not h.unready]
         homes = {held.wish: held for held in steady_ones}
-        for wish, addresses in fresh.items():
-            home = homes.get(wish) or self._make(wish)
-            yield from self._put(home, addresses)
+        for (wish, former), addresses in fresh.items():
+            home = homes.get(wish) if former is None else None
+            yield from self._put(home or self._make(wish, former), addresses)
 
-    def _make(self, wish: Wish) -> Held:
-        """A table without a past."""
-        numbers = wish.numbers(self.hops.index)
+    def _make(self, wish: Wish, former: Table | None) -> Held:
+        """A table without a past, or with that of the kernel's group, which had the flows."""
+        numbers = owners_of(former or wish.want, self.hops.index)
         made = self._new_table(steady(numbers, ticks_of(self.clock())))
         self.plane.put_table(made.id, numbers)
-        made.wish, made.look_at = wish, math.inf
+        self._step(made, wish)
         return made
 
     def _put(self, held: Held, addresses: Collection[Address]) -> Iterator[None]:
@@ -352,6 +366,14 @@ class BpfServices:
         if all(held.is_steady for held in self.tables):
             named = set().union(*(held.buckets.hops for held in self.tables))
             self.hops.forget(self.plane, named)
+
+
+def _former(row: Row, wish: Wish) -> Table | None:
+    """The kernel's table of a row, where flows are by it that are not by the one that is wanted."""
+    present = row.present
+    if present is None or present.buckets != wish.want.buckets or present == wish.want:
+        return None
+    return present
 
 
 def _enough(size: int, needed: int) -> int:

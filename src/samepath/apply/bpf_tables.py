@@ -17,7 +17,7 @@ import numpy as np
 from samepath.apply.row import Row
 from samepath.hashing.table import Table, build
 from samepath.model.net import Address
-from samepath.plan.transitions import Buckets, Numbers
+from samepath.plan.transitions import NONE, Buckets, Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,11 @@ class Wish:
     living: frozenset[Address]
     """The members and those that drain."""
 
-    def numbers(self, index: dict[Address, int]) -> Numbers:
-        """The owner of each bucket by index."""
-        members = np.array([index[m] for m in self.want.members], np.uint16)
-        return members[self.want.owners]
+
+def owners_of(table: Table, index: dict[Address, int]) -> Numbers:
+    """The owner of each bucket by its index; NONE for a member that has none: it is gone."""
+    members = np.array([index.get(m, NONE) for m in table.members], np.uint16)
+    return members[table.owners]
 
 
 def wish_of(row: Row, buckets: int, usable: Callable[[Address], bool]) -> Wish | None:

@@ -185,10 +185,7 @@ class ResilientRoutes:
         """One pass, in small steps. Errors are left on the rows."""
         if not self.in_sync:
             return
-        for family in Family:
-            self.want(family, list(self.orphans[family]), None)
-            self.orphans[family].clear()
-        yield from self._regroup()
+        yield from self.regroup()
         began = self.clock()
         for row in self.rows:
             now = self.clock()
@@ -216,6 +213,15 @@ class ResilientRoutes:
         self._retry_at = math.inf if good else self.clock() + RETRY_S
 
     # prefixes to groups
+
+    def regroup(self) -> Iterator[None]:
+        """The first part of a pass: which row has which prefixes and which target."""
+        if not self.in_sync:
+            return
+        for family in Family:
+            self.want(family, list(self.orphans[family]), None)
+            self.orphans[family].clear()
+        yield from self._regroup()
 
     def _regroup(self) -> Iterator[None]:
         """Put prefixes whose target changed to rows: first those that go, so that a row whose

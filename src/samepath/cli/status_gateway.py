@@ -31,9 +31,11 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
     out.print(f"  {_kernel(answer)}\n")
     peers(out, answer["peers"])
     _services(out, answer, everything)
-    if answer["dataplane"] == "kernel":
+    if answer["dataplane"] != "plain":
         _tables(out, answer, everything)
         _moves(out, answer)
+    if answer.get("bpf"):
+        _bpf(out, answer["bpf"], everything)
     _routes(out, answer, everything)
     refusals(out, answer["refusals"], everything)
     for family, text in answer["flow_hash"].items():
@@ -124,6 +126,54 @@ def _moves(out: Console, answer: dict[str, Any]) -> None:
         f"Moves: {moves['waiting']} wait (until idle for {answer['idle_timer_s']:g} s, {late}). "
         f"Made since start: {moves['departed']} off departed next hops, {moves['idle']} when idle, "
         f"{moves['deadline']} at the deadline.\n"
+    )
+
+
+def _bpf(out: Console, bpf: dict[str, Any], everything: bool) -> None:
+    if not bpf["serving"]:
+        out.print(f"[yellow]BPF data plane[/]: the kernel's groups serve: {escape(bpf['why_not'])}")
+    if "transitions" not in bpf:
+        return
+    made = table(
+        "Next hops of the BPF data plane",
+        "Next hop", "MAC", "Buckets", "In transition", "Flows seen", "State",
+        right=("Buckets", "In transition", "Flows seen"), long="State",
+    )  # fmt: skip
+    hops_ = bpf["hops"]
+    for hop in hops_ if everything else hops_[:SHOWN]:
+        state = hop["why"] or ("draining" if hop["draining"] else "active")
+        made.add_row(
+            hop["address"], hop["mac"], str(hop["owns"]), str(hop["keeps"]),
+            str(hop["flows"]) if hop["flows"] else "",
+            state if state == "active" else f"[yellow]{escape(state)}[/]",
+        )  # fmt: skip
+    out.print(made)
+    cut(out, SHOWN if not everything else len(hops_), len(hops_), "next hops")
+    out.print(_transitions(bpf))
+    if bpf["flows"]:
+        out.print(
+            f"Flows tracked: {bpf['flows']['tracked']} of at most {bpf['flows']['capacity']}. "
+            f"Attached: {', '.join(f'{k} ({v})' for k, v in bpf['attached'].items())}."
+        )
+    if bpf["kernel_only"]:
+        out.print(f"No host routes, so by the kernel's groups: {', '.join(bpf['kernel_only'])}.")
+    out.print("")
+
+
+def _transitions(bpf: dict[str, Any]) -> str:
+    found, deadline = bpf["transitions"], bpf["transition_deadline_s"]
+    late = "never for being late" if deadline is None else f"at the latest after {deadline:g} s"
+    oldest = f", the oldest for {ago(found['oldest_s'])}" if found["buckets"] else ""
+    waits = (
+        f" {found['waiting_for_mac']} wait for the MAC of their next hop."
+        if found["waiting_for_mac"]
+        else ""
+    )
+    return (
+        f"Buckets in transition: {found['buckets']}{oldest} (until idle for "
+        f"{bpf['transition_idle_s']:g} s, {late}).{waits} Since start: {found['begun']} began, "
+        f"{found['chained']} changed again, {found['idle']} ended idle, {found['deadline']} at the "
+        f"deadline; {found['departed']} left departed next hops."
     )
 
 

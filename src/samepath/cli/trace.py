@@ -56,5 +56,10 @@ def trace(client: str, service: str, proto: str, as_json: bool, run_dir: str) ->
     click.echo(f"  table     {answer['table']:#x}, digest {answer['digest']}")
     click.echo(f"  hash      {answer['hash']:#010x}")
     click.echo(f"  bucket    {answer['bucket']} of {answer['buckets']}")
-    click.echo(f"  next hop  {answer['next_hop']}{note}")
+    bpf = answer.get("bpf")
+    if bpf and bpf["in_transition"] and bpf["forwards"]:
+        click.echo(f"  new flow  {bpf['new_flow']}{note}")
+        click.echo(f"  old flow  {bpf['old_flow']}")
+    else:
+        click.echo(f"  next hop  {answer['next_hop']}{note}")
     click.echo(f"  why       {answer['why']}")

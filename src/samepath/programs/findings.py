@@ -21,10 +21,11 @@ class Findings:
         self._around: list[Finding] = []
         self._wrong: list[Finding] = []
         self._righted: list[Finding] = []
+        self._data_plane: list[Finding] = []
 
     @property
     def all(self) -> list[Finding]:
-        return [*self._around, *self._wrong, *self._righted]
+        return [*self._around, *self._data_plane, *self._wrong, *self._righted]
 
     def look_around(self) -> None:
         """At what no write can change."""
@@ -40,6 +41,11 @@ class Findings:
         self._say(righted, [])
         self._wrong = wrong
         self._righted = [*(f for f in self._righted if f not in righted), *righted][-KEPT:]
+
+    def about_data_plane(self, found: list[Finding]) -> None:
+        """What is wrong with the BPF data plane."""
+        self._say(found, self._data_plane)
+        self._data_plane = found
 
     def _say(self, found: list[Finding], known: list[Finding]) -> None:
         for finding in found:

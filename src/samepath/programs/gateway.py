@@ -34,11 +34,12 @@ from samepath.model.net import Address, Family
 from samepath.model.ours import PROTOCOL
 from samepath.netlink.connected import Connected
 from samepath.netlink.kernel import RealKernel
-from samepath.netlink.monitor import Monitor
+from samepath.netlink.monitor import OVERFLOW, Monitor
 from samepath.netlink.socket import NetlinkError
 from samepath.programs import control
 from samepath.programs.config import Watch, load
 from samepath.programs.findings import Findings, settle
+from samepath.programs.gateway_bpf import Bpf
 from samepath.programs.gateway_offer import Onward
 from samepath.programs.gateway_paths import Paths
 from samepath.programs.gateway_reading import Schedule, read
@@ -57,13 +58,15 @@ T = TypeVar("T")
 CONFIG_LOOK_S = 1.0
 STEP_S = 0.005
 """Work on the event loop goes on for so long before others are served."""
+NEIGHBORS_S = 0.02
+"""News of neighbours come in crowds."""
 SWITCH_S = 0.001
 """A thread that computes lets the event loop go on after so long."""
 SLOW_S = 0.25
 """The kernel usually answers sooner."""
 PART_S = 0.02
 """Work in a thread, before others may look."""
-FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric")
+FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric", "attach")
 """Fields of the configuration whose change needs a restart."""
 
 
@@ -105,6 +108,7 @@ class Gateway:
         )
         self.deferral = Deferral(adopted_hops(nexthops, groups, routes), self.started)
         self.findings = Findings()
+        self.bpf = Bpf(self)
         self.config_error = ""
         self.hash_checked: dict[Family, str] = {}
         """Families whose flow hash was compared with the prediction, and what was wrong."""
@@ -140,7 +144,7 @@ class Gateway:
         stopping = Stopping(self._reload_soon)
         self.findings.look_around()
         self.findings.note(settle(self.config.hash_seed))
-        monitor = self.kernel.monitor(routes=True)
+        monitor = self.kernel.monitor(routes=True, neighbors=self.bpf.is_wanted)
         loop.add_reader(monitor.fileno(), self._on_news, monitor)
         server = await control.serve(
             self.config.run_dir,
@@ -171,8 +175,11 @@ class Gateway:
 
     def _on_news(self, monitor: Monitor) -> None:
         kinds = monitor.drain()
-        if kinds:
-            self.reading.news(kinds)
+        if kinds & {"neighbor", OVERFLOW}:
+            self.bpf.neighbors_changed()
+            asyncio.get_running_loop().call_later(NEIGHBORS_S, self.wake.set)
+        if kinds - {"neighbor"}:
+            self.reading.news(kinds - {"neighbor"})
             self.wake.set()
 
     def suspect(self, groups: Iterable[int]) -> None:
@@ -183,7 +190,12 @@ class Gateway:
     @property
     def is_behind(self) -> bool:
         """Something is known that is not in the kernel yet, besides moves that wait."""
-        return self.paths.is_behind or self.services.is_busy or not self.plain.is_settled
+        return (
+            self.paths.is_behind
+            or self.services.is_busy
+            or not self.plain.is_settled
+            or not self.bpf.is_settled
+        )
 
     # configuration
 
@@ -211,18 +223,23 @@ class Gateway:
             if getattr(config, field) != getattr(self.config, field):
                 name = {"local_as": "as"}.get(field, field)
                 raise CannotFollow(f"{self.watch.path}: {name}: a change needs a restart")
+        if self.bpf.driver is not None and config.buckets != self.config.buckets:
+            raise CannotFollow(
+                f"{self.watch.path}: buckets: with the BPF data plane a change needs a restart"
+            )
         try:
             self.speaker.reconfigure(with_next_hops(config, self.connected, self.addresses))
         except OSError as error:
             raise CannotFollow(f"{self.watch.path}: listen: {error.strerror or error}") from error
         if config.hash_seed != self.config.hash_seed:
             self.hash_checked = {}
-        self.config = config
+        former, self.config = self.config, config
         self.services.configure(
             buckets=config.buckets,
             idle_timer_s=config.idle_timer_s,
             move_deadline_s=config.move_deadline_s,
         )
+        self.bpf.configure(config, former)
         self.onward.is_due = True
 
     # passes
@@ -235,6 +252,7 @@ class Gateway:
                 self.reading.due_at,
                 self.services.next_look,
                 self.plain.next_look,
+                self.bpf.next_look,
                 self.deferral.until(self.config),
             )
             try:
@@ -261,8 +279,13 @@ class Gateway:
         self.onward.is_due |= has_news
         if has_news and self.paths.have_gone:
             await self._offer()  # withdrawn before its route goes, and though the kernel be slow
+        if self.bpf.is_wanted:  # maps are written sooner than groups
+            await self._work(self.services.regroup())
+            await self._work(self.bpf.work())
         await self._work(self.services.work())
         await self._work(self.plain.work())
+        if not self.bpf.is_wanted:
+            await self._work(self.bpf.work())
         if self.deferral.sync.in_sync:
             self.slots.retain(self.services.used_slots() | self.plain.used_slots())
             if not self.services.holds_any:
@@ -327,6 +350,7 @@ class Gateway:
         if found.connected != self.connected:
             self.connected, self.addresses = found.connected, found.addresses
             self.services.links_changed()
+            self.bpf.links_changed()
             # An address that came later may be a next hop of ours.
             config = with_next_hops(self.config, self.connected, self.addresses)
             if config != self.speaker.config:

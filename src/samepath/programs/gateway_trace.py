@@ -1,5 +1,7 @@
 """Where one flow goes through this gateway, and why: `samepath trace`.
 
+With the BPF data plane `next_hop` is that of a new flow; `bpf` has that of an old one.
+
 Called by the control socket. The bucket is computed as the kernel computes it (`hashing.flow`); its
 owner is what the kernel held when it was written or read back last.
 """
@@ -21,6 +23,7 @@ from samepath.model.net import (
     parse_address,
     prefix_text,
 )
+from samepath.programs.gateway_bpf_view import bpf_trace
 from samepath.programs.gateway_view import held
 
 if TYPE_CHECKING:
@@ -51,6 +54,12 @@ def _answer(gateway: Gateway, flow: Flow) -> dict[str, Any]:
     at = bucket(flow, seed, table.buckets)
     owner = table.owner(at)
     target = _target(row, at, owner)
+    told = bpf_trace(gateway, flow.destination, at)
+    why = _why(gateway, row, at, owner, target)
+    if told is not None:
+        why = told["why"]
+        if told["forwards"]:
+            owner = parse_address(told["new_flow"])
     hop = next((h for h in row.target.hops if h.address == owner), None)
     return {
         "client": f"{address_text(flow.source)} port {flow.source_port}",
@@ -65,7 +74,8 @@ def _answer(gateway: Gateway, flow: Flow) -> dict[str, Any]:
         "next_hop": address_text(owner),
         "draining": bool(hop and hop.draining),
         "target": address_text(target),
-        "why": _why(gateway, row, at, owner, target),
+        "why": why,
+        "bpf": told,
     }
 
 

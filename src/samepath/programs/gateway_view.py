@@ -19,6 +19,7 @@ from samepath.apply.readback import Difference, Expected, compare
 from samepath.apply.row import Row
 from samepath.model.net import Family, Nlri, address_text, prefix_text
 from samepath.netlink.kernel import RealKernel
+from samepath.programs.gateway_bpf_view import bpf_view, transitions_of
 from samepath.programs.memory import no_collection
 from samepath.programs.peers_view import peers_view
 
@@ -106,6 +107,7 @@ async def _answer(gateway: Gateway, difference: Difference, everything: bool) ->
             "idle": services.moved.idle,
             "deadline": services.moved.deadline,
         },
+        "bpf": await bpf_view(gateway, limit),
         "routes": await _routes(gateway, limit),
         "routes_total": len(gateway.paths.plain_wanted),
         "errors": errors,
@@ -180,6 +182,7 @@ def _table(gateway: Gateway, row: Row, difference: Difference) -> dict[str, Any]
         "target_digest": row.want.digest if row.want is not None else "",
         "waiting": len(row.waiting),
         "oldest_wait_s": round(now - since, 1),
+        **transitions_of(gateway, row),
         "kernel": _kernel_of(row, difference),
         "error": row.error,
     }
