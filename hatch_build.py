@@ -40,10 +40,13 @@ class Artifact(NamedTuple):  # no dataclass: hatchling runs this file outside sy
     """As `os.uname` has it; None: the same on all."""
 
 
+SHIM = ("shim.c", "shim_answer.h", "shim_json.h")
+
+
 def shim(machine: str, name: str) -> Artifact:
     return Artifact(
         output=f"src/samepath/cni/bin/samepath-cni-{name}",
-        sources=("src/samepath/cni/shim.c", "src/samepath/cni/shim_json.h"),
+        sources=tuple(f"src/samepath/cni/{name}" for name in SHIM),
         options=("-target", f"{machine}-linux-musl", "-static", "-std=c11", "-Os", "-s", "-Wall"),
         without="`samepath cni install` will place the Python program, which starts more slowly",
         machine=machine,

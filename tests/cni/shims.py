@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import samepath.cni
 
 FOLDER = Path(samepath.cni.__file__).parent
@@ -21,6 +23,10 @@ C_PROGRAM = Path(
 )
 C = [str(C_PROGRAM)]
 PYTHON = [sys.executable, "-I", "-S", str(FOLDER / "shim.py")]
+
+needs_c = pytest.mark.skipif(
+    not C_PROGRAM.exists(), reason="shim.c was not built: install the project with ziglang"
+)
 
 POD = {
     "CNI_CONTAINERID": "c0ffee",

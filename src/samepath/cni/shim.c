@@ -26,9 +26,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shim_answer.h"
 #include "shim_json.h"
 
-#define FALLBACK "1.0.0"
 #define NEWEST "1.1.0"
 #define SUPPORTED "[\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]"
 #define SOCKET "/run/samepath/cni.sock"
@@ -39,18 +39,7 @@ enum {
 	ENVIRONMENT_LIMIT = 256 << 10,
 	ANSWER_LIMIT = 1 << 20,
 	ANSWER_HEADER = 16, /* "255 1048576\n" */
-	VERSION_OCTETS = 64,
 	TIMEOUT_S = 60,
-};
-
-enum code {
-	INVALID_ENVIRONMENT = 4,
-	IO_FAILURE = 5,
-	INVALID_CONFIG = 7,
-	TRY_AGAIN_LATER = 11,
-	NOT_AVAILABLE = 50,
-	AGENT_NOT_TRUSTED = 100,
-	AGENT_NOT_UNDERSTOOD = 101,
 };
 
 extern char **environ;
@@ -58,104 +47,7 @@ extern char **environ;
 static unsigned char input[STDIN_LIMIT + 1];
 static unsigned char environment[ENVIRONMENT_LIMIT + 64];
 static unsigned char answer[ANSWER_HEADER + ANSWER_LIMIT];
-static unsigned char version[VERSION_OCTETS] = FALLBACK;
-static size_t version_octets = sizeof FALLBACK - 1;
 static int status_asked;
-
-/* Output: collected, then written at once. */
-
-static unsigned char out[8192];
-static size_t out_octets;
-
-static void put(const void *data, size_t octets)
-{
-	if (octets > sizeof out - out_octets)
-		octets = sizeof out - out_octets;
-	memcpy(out + out_octets, data, octets);
-	out_octets += octets;
-}
-
-static void say(const char *text)
-{
-	put(text, strlen(text));
-}
-
-static void say_number(size_t number)
-{
-	unsigned char digits[20];
-	size_t at = sizeof digits;
-
-	do
-		digits[--at] = '0' + number % 10;
-	while (number /= 10);
-	put(digits + at, sizeof digits - at);
-}
-
-/* The inside of a JSON string. */
-static void say_escaped(const unsigned char *text, size_t octets)
-{
-	static const char hex[] = "0123456789abcdef";
-
-	for (size_t i = 0; i < octets; i++) {
-		unsigned char c = text[i];
-
-		if (c == '"' || c == '\\') {
-			put("\\", 1);
-			put(&c, 1);
-		} else if (c < 0x20) {
-			say("\\u00");
-			put(&hex[c >> 4], 1);
-			put(&hex[c & 15], 1);
-		} else {
-			put(&c, 1);
-		}
-	}
-}
-
-static _Noreturn void finish(const unsigned char *text, size_t octets, int status)
-{
-	while (octets) {
-		ssize_t n = write(1, text, octets);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			_exit(status ? status : 1);
-		text += n;
-		octets -= n;
-	}
-	_exit(status);
-}
-
-static void begin_error(enum code code)
-{
-	say("{\"cniVersion\":\"");
-	say_escaped(version, version_octets);
-	say("\",\"code\":");
-	say_number(code);
-	say(",\"msg\":\"");
-}
-
-static _Noreturn void end_error(const char *details, long number)
-{
-	say("\"");
-	if (details) {
-		say(",\"details\":\"");
-		say(details);
-		if (number >= 0)
-			say_number(number);
-		say("\"");
-	}
-	say("}");
-	finish(out, out_octets, 1);
-}
-
-static _Noreturn void fail(enum code code, const char *message, const char *details, long number)
-{
-	begin_error(code);
-	say(message);
-	end_error(details, number);
-}
 
 /* The request. */
 
