@@ -33,6 +33,7 @@ from samepath.model.config import AgentConfig
 from samepath.model.documents import DocumentError
 from samepath.model.net import Address, Family, parse_address
 from samepath.model.ours import PROTOCOL
+from samepath.netlink import uapi
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.monitor import Monitor
 from samepath.plan import agent as plan
@@ -307,8 +308,13 @@ class Agent:
         texts = [*self.config.next_hops]
         for neighbor in self.config.neighbors:
             texts += [t for t in (neighbor.address, neighbor.local_address) if t]
-        others = {a.address for a in self.kernel.addresses() if a.index != loopback}
-        self.taken = frozenset({*others, *map(parse_address, texts)})
+        # A pod's link has a link-local address on our side: no news for services.
+        standing = [a for a in self.kernel.addresses() if a.scope != uapi.RT_SCOPE_LINK]
+        others = {a.address for a in standing if a.index != loopback}
+        taken = frozenset({*others, *map(parse_address, texts)})
+        addresses = frozenset((a.index, a.address) for a in standing)
+        if (taken, addresses) != (self.taken, self.addresses):
+            self.taken, self.addresses, self.services_dirty = taken, addresses, True
 
     async def _serve(self) -> None:
         self.services_dirty = False
