@@ -23,7 +23,6 @@ from samepath.plan.blocks import (
     owned_blocks,
 )
 
-
 POOL_BASE = 0x0A050000
 """10.5.0.0"""
 
