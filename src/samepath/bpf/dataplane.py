@@ -191,8 +191,11 @@ class Dataplane:
         renewed = np.flatnonzero(is_new & (wanted >> 16 != 0))
         # The times first: the program looks at them once it sees the transition. Another owner in
         # a transition begins its wait anew, for the flows of the owner that was.
+        # `since` is a tick early: the program reads a coarse clock, which lags by some ms, and what
+        # it records at once must not count as older.
         now = layout.tick(time.monotonic_ns())
-        rows[begins, 1] = rows[renewed, 2] = rows[renewed, 3] = now
+        rows[begins, 1] = (now - 1) & 0xFFFFFFFF
+        rows[renewed, 2] = rows[renewed, 3] = now
         rows[changed, 0] = wanted[changed]
         return len(changed)
 
