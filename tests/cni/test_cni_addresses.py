@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +179,13 @@ def test_another_block_is_claimed_once_by_many(store: Store) -> None:
     spare = [own("10.2.0.0/26"), own("10.3.0.0/26")]
     claimed: list[Family] = []
 
-    def claim(family: Family) -> str:
+    def claim(family: Family) -> str | None:
         claimed.append(family)
+        time.sleep(0.02)  # the others come to want the same
         if not spare:
             return "ipv4: every block is taken (p)"
         addresses.set_blocks([*addresses.blocks, spare.pop(0)])
-        return ""
+        return None
 
     addresses = Addresses(store, [own("10.1.0.0/31")], claim=claim)
     made: list[Attachment] = []

@@ -69,11 +69,14 @@ class Stock:
     """What is missing, in words; empty: nothing."""
 
 
-Claim = Callable[[Family], str]
-"""Get us another block of the family: it calls `set_blocks` and returns "", or returns why not."""
+Claim = Callable[[Family], str | None]
+"""Get us another block of the family: it calls `set_blocks` and returns None, or says why not."""
+
+CLAIMS_LIMIT = 64
+"""So often others may use up a block that we have claimed before we give up."""
 
 
-def _no_claim(_family: Family) -> str:
+def _no_claim(_family: Family) -> str | None:
     return ""
 
 
@@ -161,7 +164,7 @@ class Addresses:
         RESERVED. `static` ones take the place of their family's. Raises AddressError, StoreError.
         """
         tried: dict[Family, str] = {}
-        while True:
+        for _ in range(CLAIMS_LIMIT):
             with self._turn:
                 if (old := self.store.get(key)) is not None:
                     text = f"{' '.join(key)} is attached already, as {_texts(old.addresses)}"
@@ -183,7 +186,10 @@ class Addresses:
                         made_at=self._clock(),
                     )
                     return self._reserve(made)
-            tried[missing[0]] = self._claim_another(missing[0])
+            refused = self._claim_another(missing[0])
+            if refused is not None:
+                tried[missing[0]] = refused
+        raise self._exhausted(missing[0], f"{CLAIMS_LIMIT} blocks that were claimed are full")
 
     def wired(self, key: Key) -> Attachment:
         """Raises KeyError for an unknown attachment, StoreError."""
@@ -300,11 +306,12 @@ class Addresses:
             # Its name was derived for another attachment: as good as never.
             raise AddressError(Why.ATTACHED, str(error), error.owner) from error
 
-    def _claim_another(self, family: Family) -> str:
+    def _claim_another(self, family: Family) -> str | None:
         """Another block, by us or by another thread since. Why there is none, in words."""
         with self._claiming:
-            if self._next(family) is not None:
-                return ""
+            with self._turn:
+                if self._next(family) is not None:
+                    return None
             return self._claim(family)
 
     def _exhausted(self, family: Family, why: str) -> AddressError:

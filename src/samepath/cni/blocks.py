@@ -75,8 +75,8 @@ class Blocks:
                     self.trouble = str(error)
             return self._set()
 
-    def claim(self, family: Family) -> str:
-        """One more block of the family. What stands in the way, or nothing."""
+    def claim(self, family: Family) -> str | None:
+        """One more block of the family. None: it is there; else why not."""
         with self._turn:
             if self.claims is None:
                 return ""
@@ -87,7 +87,7 @@ class Blocks:
                 self.trouble = str(error)
                 return self.trouble
             self._set()
-            return "" if choice.why is Next.CLAIM else choice.text
+            return None if choice.why is Next.CLAIM else choice.text
 
     def has_more(self, family: Family) -> bool:
         """Whether there was a block to claim when we last looked."""

@@ -77,7 +77,6 @@ class Ledger:
 
     def free(self, address: Address) -> None:
         released = self.released[family_of(address)]
-        released.pop(address, None)
         released[address] = None
         if len(released) > RELEASED_LIMIT:
             del released[next(iter(released))]
