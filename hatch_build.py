@@ -61,12 +61,19 @@ class Unbuilt(Exception):
 
 
 def build(artifact: Artifact, root: Path) -> bool:
-    """Makes it if it is not there as it should be; whether it was made. Raises Unbuilt."""
+    """Makes it if it is not there as it should be; whether it was made. Raises Unbuilt.
+
+    What was made of other sources is removed first: an old artifact is worse than none.
+    """
     output = root / artifact.output
-    key = _key(artifact, root)
     stamp = output.with_name(output.name + ".made-of")
-    if output.exists() and stamp.exists() and stamp.read_text() == key:
+    sources, compiler = _digest(artifact, root), _compiler()
+    made_of = stamp.read_text().split() if output.exists() and stamp.exists() else []
+    if made_of[:1] == [sources] and compiler in (None, *made_of[1:]):
         return False
+    output.unlink(missing_ok=True)
+    if compiler is None:
+        raise Unbuilt("PyPI's ziglang is not installed")
     output.parent.mkdir(parents=True, exist_ok=True)
     made = output.with_name(f".{output.name}.{os.getpid()}")
     try:
@@ -74,19 +81,23 @@ def build(artifact: Artifact, root: Path) -> bool:
         made.replace(output)
     finally:
         made.unlink(missing_ok=True)
-    stamp.write_text(key)
+    stamp.write_text(f"{sources} {compiler}\n")
     return True
 
 
-def _key(artifact: Artifact, root: Path) -> str:
-    try:
-        compiler = importlib.metadata.version("ziglang")
-    except importlib.metadata.PackageNotFoundError:
-        raise Unbuilt("PyPI's ziglang is not installed") from None
-    digest = hashlib.sha256("\0".join((compiler, *artifact.options)).encode())
+def _digest(artifact: Artifact, root: Path) -> str:
+    digest = hashlib.sha256("\0".join(artifact.options).encode())
     for source in artifact.sources:
-        digest.update(b"\0" + (root / source).read_bytes())
+        content = (root / source).read_bytes()
+        digest.update(b"\0%d\0" % len(content) + content)
     return digest.hexdigest()
+
+
+def _compiler() -> str | None:
+    try:
+        return importlib.metadata.version("ziglang")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _compile(arguments: Sequence[str], root: Path) -> None:
