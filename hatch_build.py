@@ -3,7 +3,7 @@
 hatchling calls it (`[tool.hatch.build.targets.wheel.hooks.custom]`). PyPI's `ziglang` is the
 compiler, for its own machine and for others alike. Where it is missing or fails a warning is all:
 each artifact has something to fall back on. An artifact is made anew when its sources, its command
-or the compiler have changed; a file beside it says of what it was made.
+or the compiler have changed; `build/*.made-of` say of what they were made.
 
 A wheel gets the artifacts of all architectures, an editable install those of this machine.
 """
@@ -66,7 +66,7 @@ def build(artifact: Artifact, root: Path) -> bool:
     What was made of other sources is removed first: an old artifact is worse than none.
     """
     output = root / artifact.output
-    stamp = output.with_name(output.name + ".made-of")
+    stamp = root / "build" / (output.name + ".made-of")
     sources, compiler = _digest(artifact, root), _compiler()
     made_of = stamp.read_text().split() if output.exists() and stamp.exists() else []
     if made_of[:1] == [sources] and compiler in (None, *made_of[1:]):
@@ -81,6 +81,7 @@ def build(artifact: Artifact, root: Path) -> bool:
         made.replace(output)
     finally:
         made.unlink(missing_ok=True)
+    stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(f"{sources} {compiler}\n")
     return True
 
