@@ -82,6 +82,21 @@ def test_who_is_seen(site: Site) -> None:
         assert outside.echo(f"in{family}") == "p1-1"
 
 
+def test_a_packet_out_of_window_ends_no_connection(site: Site) -> None:
+    """Conntrack calls it invalid and does not translate it: outside nobody knows its source, and
+    the reset that it gets would end the pod's connection."""
+    site.pools(natOutgoing=True)
+    up(site)
+    pod = client(site, "p1-1")
+    until(lambda: seen(pod, OUTSIDE[0]) == address(1, 0))
+    assert pod.open("living", OUTSIDE[0], PORT) == "outside"
+    for strict in (False, True):
+        if strict:  # the agent has set it otherwise
+            site.hosts["n1"].sysctl(net__netfilter__nf_conntrack_tcp_be_liberal=0)
+        assert pod.stray("living") == "sent"
+        assert pod.echo("living") == "outside"
+
+
 def test_a_change_of_the_pool_breaks_no_connection(site: Site) -> None:
     """In each direction, whatever the pools said when it was opened."""
     up(site)

@@ -23,6 +23,9 @@ from samepath.netlink.socket import in_namespace
 
 _ROOT = Path("/proc/sys")
 
+NOT_THERE = "not there"
+"""Instead of the value of a setting that the kernel does not have."""
+
 KERNEL_FOR_RESILIENT = (5, 15)
 KERNEL_FOR_ADDRESS_PROTOCOL = (5, 18)
 KERNEL_FOR_SEED = (6, 11)
@@ -166,6 +169,13 @@ def agent_settings() -> tuple[Setting, ...]:
             "ARP requests must not carry a service address as their sender",
             Reach.MAX,
         ),
+        Setting(
+            "net/netfilter/nf_conntrack_tcp_be_liberal",
+            "1",
+            "a packet that conntrack calls out of window is not translated; the node itself would "
+            "answer it with a reset, and end a connection of a pod that is masqueraded",
+            also_good=(NOT_THERE,),  # before the first rules are written
+        ),
     )
 
 
@@ -298,7 +308,7 @@ def _read(path: str) -> str:
     try:
         return (_ROOT / path).read_text().strip()
     except FileNotFoundError:
-        return "not there"
+        return NOT_THERE
     except OSError as error:
         return f"not readable ({error.strerror})"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samepath.model.net import Address
+from samepath.model.ours import POD_LINK
 
 Key = tuple[str, str]
 """Container id and interface name: what CNI identifies an attachment by."""
@@ -48,7 +49,7 @@ class Attachment:
 
 def host_link_name(key: Key) -> str:
     """`smp` and 12 digits: the same for the same attachment, 15 octets as the kernel allows."""
-    return "smp" + hashlib.blake2b("\0".join(key).encode(), digest_size=6).hexdigest()
+    return POD_LINK + hashlib.blake2b("\0".join(key).encode(), digest_size=6).hexdigest()
 
 
 def alias_of(key: Key, network: str = "") -> str:

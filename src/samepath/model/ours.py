@@ -6,6 +6,9 @@ Marked before it is made; `is_ours` is asked before anything is deleted (docs/AR
 PROTOCOL = 83
 """rtm_protocol, nh_protocol and IFA_PROTO of all that is ours."""
 
+POD_LINK = "smp"
+"""What the name of a pod's link begins with, on the node's side."""
+
 REPLICA_BASE = 0x53000000
 REPLICAS_PER_SLOT = 4096
 """One member slot has room for the replicas of the largest table."""

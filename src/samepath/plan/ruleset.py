@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from samepath.model.net import Address
+from samepath.model.ours import POD_LINK
 
 TABLE = "inet samepath"
 AFFINITY_SLOTS = 64
@@ -110,16 +111,24 @@ BASE = """
   }
 """  # noqa: E501
 
-OUTGOING = """
-  chain outgoing {
+OUTGOING = f"""
+  chain outgoing {{
     type nat hook postrouting priority srcnat + 1; policy accept;
+    oifname "{POD_LINK}*" return
     tcp flags & (fin | syn | rst | ack) != syn return
     ip saddr @natted4 ip daddr != @allpods4 masquerade fully-random
     ip6 saddr @natted6 ip6 daddr != @allpods6 masquerade fully-random
-  }
+  }}
+  chain outgoing_invalid {{
+    type filter hook forward priority filter - 10; policy accept;
+    oifname "{POD_LINK}*" return
+    ct state invalid ip saddr @natted4 ip daddr != @allpods4 drop
+    ct state invalid ip6 saddr @natted6 ip6 daddr != @allpods6 drop
+  }}
 """
 """After the services' rules (the first NAT chain that decides has decided). Ports at random: two
-CPUs that pick the lowest free one at once would pick the same, and a packet would be lost."""
+CPUs that pick the lowest free one at once would pick the same, and a packet would be lost. What
+conntrack calls invalid it does not translate: outside, it would be answered with a reset."""
 
 
 Elements = Mapping[str, Mapping[str, str]]

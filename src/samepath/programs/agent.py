@@ -91,6 +91,7 @@ class Agent:
         self.addresses: frozenset[tuple[int, Address]] = frozenset()
         """(link, address), as last read."""
 
+        self.has_rules = False
         self.services_dirty = True
         self.kernel_touched = True
         self.rules_touched = True
@@ -323,6 +324,9 @@ class Agent:
         if self.routing.offered is not None:
             self._offer()  # a drain or a withdrawal does not wait for rules
         await self.serving.settle(world)
+        if not self.has_rules and self.serving.rules.applied is not None:
+            self.has_rules = True
+            self._settle_settings()  # with the first rules came conntrack, and its settings
 
     def _offer(self) -> None:
         if not self.serving.settle_drains(starting=self.routing.offered is None):

@@ -66,7 +66,7 @@ class Routing:
         self.in_sync = False
         self.dirty = True
         self.errors: dict[str, str] = {}
-        self._cluster = Cluster()
+        self._cluster: Cluster | None = None
         """The one that `mesh` was made of."""
         self._own_addresses: mesh.Addresses = {}
         self._standing: frozenset[plan.Prefix] = frozenset()
@@ -106,8 +106,8 @@ class Routing:
             now = time.monotonic()
             self._leaving.update(dict.fromkeys(self.own - own, now + LINGER_S))
             self.own, self.dirty = own, True
-        if cluster is not self._cluster:
-            self._cluster = cluster
+        known, self._cluster = self._cluster, cluster
+        if known is None or (cluster.nodes, cluster.pools) != (known.nodes, known.pools):
             planned = self._plan_mesh(self.config, cluster)
             if planned != self.mesh:
                 self.mesh = planned
@@ -130,6 +130,8 @@ class Routing:
         if node is not None:
             # Should our Node be deleted, the sessions that stand do not end by it.
             self._own_addresses = mesh.first_addresses(node)
+        if not config.mesh:
+            return mesh.Plan()
         cidrs = config.cluster_cidrs or proxy.cluster_prefixes(cluster)
         return mesh.plan(config, cluster, self._own_addresses, cidrs)
 
