@@ -35,7 +35,7 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
         _tables(out, answer, everything)
         _moves(out, answer)
     if answer.get("bpf"):
-        _bpf(out, answer["bpf"], everything)
+        show_bpf(out, answer["bpf"], everything)
     _routes(out, answer, everything)
     refusals(out, answer["refusals"], everything)
     for family, text in answer["flow_hash"].items():
@@ -129,7 +129,7 @@ def _moves(out: Console, answer: dict[str, Any]) -> None:
     )
 
 
-def _bpf(out: Console, bpf: dict[str, Any], everything: bool) -> None:
+def show_bpf(out: Console, bpf: dict[str, Any], everything: bool) -> None:
     if not bpf["serving"]:
         out.print(f"[yellow]BPF data plane[/]: the kernel's groups serve: {escape(bpf['why_not'])}")
     if "transitions" not in bpf:
