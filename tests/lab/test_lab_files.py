@@ -10,13 +10,17 @@ import msgspec
 import pytest
 import yaml
 
+from samepath.kube.objects import parse_objects
 from samepath.lab import build, render
 from samepath.lab.render import Condition, Endpoint
-from samepath.lab.scenario import Doing, classify, node_of, strip
+from samepath.lab.running import node_of
+from samepath.lab.scenario import Doing, classify, strip
 from samepath.lab.steps import chosen
-from samepath.lab.topology import Spec, Topology, read_spec, topology
+from samepath.lab.topology import Pod, Spec, Topology, read_spec, topology
 from samepath.lab.traffic import Broken
+from samepath.model.cluster import make_cluster
 from samepath.model.config import AgentConfig, GatewayConfig
+from samepath.model.documents import parse
 
 DOCUMENTATION = [ipaddress.ip_network(p) for p in (
     "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "10.0.0.0/8",
@@ -29,13 +33,9 @@ def world() -> Topology:
 
 
 def test_every_address_is_for_documentation_and_is_there_once(world: Topology) -> None:
-    plans = [
-        build.hosts(world),
-        *(build.pod(world.pod(n, i))[0] for n in world.nodes for i in (1, 2)),
-    ]
-    words = [c.split() for plan in plans for host in plan.hosts.values() for c in host.commands]
+    words = [c.split() for host in build.hosts(world).hosts.values() for c in host.commands]
     addresses = [w[2].split("/")[0] for w in words if w[:2] == ["addr", "add"]]
-    assert len(addresses) == len(set(addresses)) > 60
+    assert len(addresses) == len(set(addresses)) > 50
     for address in map(ipaddress.ip_address, addresses):
         assert any(address in n for n in DOCUMENTATION if n.version == address.version)
 
@@ -93,11 +93,28 @@ def test_gateway_configurations_are_accepted_and_alike(world: Topology) -> None:
 
 
 def test_agent_configurations_are_accepted(world: Topology) -> None:
+    places = render.Places("/run/x/manifests", "/run/x", "/run/x/store.db", "/run/claims")
     for node in world.nodes:
-        text = render.agent_config(world, node, "/run/x/manifests", "/run/x")
+        text = render.agent_config(world, node, places)
         config = msgspec.convert(yaml.safe_load(text), AgentConfig)
         assert [n.address for n in config.neighbors] == ["10.83.0.1", "10.83.0.2"]
         assert config.node == node.name
+        assert config.cni is not None
+        assert config.cni.block_claims == "/run/claims"
+
+
+def test_pools_and_nodes_are_accepted(world: Topology) -> None:
+    """By the agents' own reader: every object, and no Node with a block of its own."""
+    objects = [
+        thing
+        for name, text in render.manifests(world.nodes, [], []).items()
+        for document in parse(text, name)
+        for _, thing in parse_objects(document)
+    ]
+    cluster = make_cluster(objects)
+    assert {p.block_size for p in cluster.pools.values()} == {26, 122}
+    assert len(cluster.nodes) == 6
+    assert not any(n.pod_cidrs for n in cluster.nodes.values())
 
 
 def test_bird_accepts_its_configuration(world: Topology, tmp_path: Path) -> None:
@@ -111,11 +128,8 @@ def test_bird_accepts_its_configuration(world: Topology, tmp_path: Path) -> None
 
 
 def test_manifests_say_what_is(world: Topology) -> None:
-    node = world.nodes[0]
-    endpoints = [
-        Endpoint(world.pod(node, 2), Condition.TERMINATING),
-        Endpoint(world.pod(node, 1), Condition.READY),
-    ]
+    pods = [Pod(f"web-n1-{i}", "n1", f"10.244.0.{i}", f"2001:db8:244::{i}") for i in (1, 2)]
+    endpoints = [Endpoint(pods[1], Condition.TERMINATING), Endpoint(pods[0], Condition.READY)]
     files = render.manifests(world.working, ["n2"], endpoints)
     documents = {name: yaml.safe_load(text) for name, text in files.items()}
     assert render.DRAIN_LABEL in documents["node-n2.yaml"]["metadata"]["labels"]

@@ -1,4 +1,4 @@
-"""The lab's eyes, on a lab without our programs: routes, groups and service rules made by iproute2.
+"""The lab's eyes, on a lab without our programs: pods, routes, groups, service rules by iproute2.
 
 So what the lab reports of a gateway is tested against what somebody else wrote into its kernel.
 """
@@ -12,11 +12,16 @@ from collections.abc import Iterator
 import pytest
 
 from samepath.lab import observe
+from samepath.lab.build import batch
+from samepath.lab.netns import ip
 from samepath.lab.running import Lab, down
 from samepath.lab.scenario import TARGETS
-from samepath.lab.topology import SERVICE_ADDRESSES, Spec, Topology
+from samepath.lab.state import wait
+from samepath.lab.topology import POD_PORT, SERVICE_ADDRESSES, Node, Pod, Spec, Topology
+from samepath.lab.traffic import SERVER_SCRIPT, script
 
 BUCKETS = 16
+POD_MAC = "ee:ee:ee:ee:ee:ee"
 SERVICE4, SERVICE6 = SERVICE_ADDRESSES
 
 
@@ -101,7 +106,7 @@ def by_hand(lab: Lab) -> None:
         run_batch(lab, node.name, [
             f"route add default via {first.segment4}", f"route add default via {first.segment6}"
         ])  # fmt: skip
-        pod = lab.pods(node.name)[0]
+        pod = pod_by_hand(lab, node)
         rules = f"""table inet by_hand {{ chain nat {{
           type nat hook prerouting priority dstnat;
           ip daddr {SERVICE4} tcp dport 80 dnat ip to {pod.address4}:8080
@@ -111,6 +116,36 @@ def by_hand(lab: Lab) -> None:
         subprocess.run(
             lab.host(node.name).command(["nft", "-f", "-"]), input=rules.encode(), check=True
         )
+
+
+def pod_by_hand(lab: Lab, node: Node) -> Pod:
+    """What the plugin would have done, and the lab's server in it."""
+    index = lab.topology.nodes.index(node) + 1
+    pod = Pod(f"web-{node.name}-1", node.name, f"10.244.0.{index}", f"2001:db8:244::{index}")
+    space = lab.host(pod.name).create()
+    ip("link", "add", "eth0", "netns", space.name, "type", "veth",
+       "peer", "name", "pod1", "netns", lab.host(node.name).name)  # fmt: skip
+    run_batch(lab, pod.name, [
+        f"addr add {pod.address4}/32 dev eth0",
+        f"addr add {pod.address6}/128 dev eth0 nodad",
+        "link set eth0 up",
+        f"neigh replace 169.254.1.1 lladdr {POD_MAC} nud permanent dev eth0",
+        f"neigh replace fe80::1 lladdr {POD_MAC} nud permanent dev eth0",
+        "route add 169.254.1.1 dev eth0 scope link",
+        "route add default via 169.254.1.1 dev eth0",
+        "route add default via fe80::1 dev eth0",
+    ])  # fmt: skip
+    run_batch(lab, node.name, [
+        f"link set pod1 address {POD_MAC}",
+        "link set pod1 up",
+        f"route add {pod.address4}/32 dev pod1",
+        f"route add {pod.address6}/128 dev pod1",
+    ])  # fmt: skip
+    lab.start(pod.name, "pod", [
+        *script(SERVER_SCRIPT), "--name", pod.name, "--port", str(POD_PORT), "--grace", "5"
+    ])  # fmt: skip
+    wait(lambda: f":{POD_PORT} " in space.run("ss", "-Hltn"), 10, f"{pod.name} to listen")
+    return pod
 
 
 def upstream_routes(topology: Topology) -> list[str]:
@@ -124,8 +159,6 @@ def upstream_routes(topology: Topology) -> list[str]:
 
 
 def run_batch(lab: Lab, host: str, lines: list[str]) -> None:
-    from samepath.lab.build import batch
-
     batch(lab.name, lines, lab.host(host).name)
 
 

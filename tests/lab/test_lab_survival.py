@@ -16,8 +16,9 @@ from samepath.lab import results
 from samepath.lab.report import write
 from samepath.lab.results import Run
 from samepath.lab.run import measure
-from samepath.lab.running import ROOT, down, namespaces_of
+from samepath.lab.running import down, namespaces_of
 from samepath.lab.scenario import Paused
+from samepath.lab.state import ROOT
 from samepath.lab.topology import Spec
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]

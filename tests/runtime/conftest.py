@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.runtime.podman import parent, remove_leftovers
+from tests.runtime.site import Site, made
 
 LIBCNI = Path(__file__).with_name("libcni")
 GOPATH = "/usr/share/gocode"
@@ -22,6 +23,25 @@ def clean() -> Iterator[None]:
     remove_leftovers()
     yield
     shutil.rmtree(parent(), ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """One lab for all tests that want one; each leaves it as it was."""
+    with made(f"spt-{os.getpid()}-c") as site:
+        yield site
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what the programs have said."""
+    report = yield
+    site = getattr(item, "funcargs", {}).get("site")
+    if report.failed and isinstance(site, Site):
+        report.sections += site.logs()
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ from samepath.lab.running import down, labs
 from samepath.lab.traffic import SERVER_SCRIPT
 
 IMAGE = "localhost/bb:1"
-APPLETS = ("sh", "sleep", "ping", "ip", "nc", "wget", "httpd", "cat", "ls", "traceroute")
+APPLETS = ("sh", "sleep", "ping", "ip", "nc", "httpd", "cat", "ls", "traceroute")
 REFERENCE_PLUGINS = "/usr/lib/cni"
 NETNS = Path("/run/netns")
 LIBCNI_CACHE = Path("/var/lib/cni/results")

@@ -18,7 +18,7 @@ def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
-        from samepath.lab.running import LabError
+        from samepath.lab.state import LabError
         from samepath.lab.traffic import TrafficError
 
         try:
@@ -97,7 +97,7 @@ def status(name: str, as_json: bool) -> None:
             f"{p['role']} (pid {p['pid']})" if p["alive"] else f"{p['role']} (ended)"
             for p in host["processes"]
         )
-        click.echo(f"  {host['name']:<12} {roles}")
+        click.echo(f"  {host['name']:<12} {' '.join([roles, *host['addresses']])}")
 
 
 @lab.command(help="Remove everything of a lab, also after a crash.")

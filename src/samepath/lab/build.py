@@ -13,12 +13,7 @@ from dataclasses import dataclass, field
 
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import environment
-from samepath.lab.topology import Client, Gateway, Node, Pod, Topology
-
-POD_MAC = "ee:ee:ee:ee:ee:ee"
-POD_GATEWAY4 = "169.254.1.1"
-POD_GATEWAY6 = "fe80::ecee:eeff:feee:eeee"
-"""The link-local address that follows from POD_MAC (RFC 4291, appendix A)."""
+from samepath.lab.topology import Client, Gateway, Node, Topology
 
 _QUIET = {
     # Addresses are usable at once, and stay when a link goes down and comes back.
@@ -39,11 +34,8 @@ _QUIET = {
     "net/ipv6/conf/default/accept_redirects": "0",
 }
 _FORWARDING = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
-_ENDPOINT = {
-    "net/ipv4/ip_local_port_range": "10000 65000",
-    "net/core/somaxconn": "4096",
-    "net/ipv4/tcp_max_syn_backlog": "8192",
-}
+_CLIENT = {"net/ipv4/ip_local_port_range": "10000 65000"}
+_SERVER = {"net/core/somaxconn": "4096", "net/ipv4/tcp_max_syn_backlog": "8192"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +108,7 @@ def hosts(topology: Topology) -> Build:
 def _client(build: Build, upstream: Host, client: Client) -> None:
     build.cables.append(Cable(client.name, "eth0", "upstream", client.name))
     upstream.up(client.name, f"{client.upstream4}/28", f"{client.upstream6}/64")
-    host = build.host(client.name, _ENDPOINT)
+    host = build.host(client.name, _CLIENT)
     host.up("eth0", *(f"{a}/28" for a in client.addresses4),
             *(f"{a}/64" for a in client.addresses6))  # fmt: skip
     host.commands += [
@@ -145,30 +137,12 @@ def _bridged(fabric: Host, port: str) -> None:
     fabric.commands += [f"link set {port} master br0", f"link set {port} up"]
 
 
-def pod(pod: Pod) -> tuple[Build, list[str]]:
-    """A pod in Calico's way: what its namespace needs, and the commands for its node.
-
-    A /32 and a /128; the host's side has one MAC everywhere, known in advance, so that nobody
-    needs proxy ARP.
-    """
+def pods(names: Iterable[str]) -> Build:
+    """What is a pod's own: a namespace with `lo`. Its network is the plugin's work."""
     build = Build()
-    build.cables.append(Cable(pod.name, "eth0", pod.node, pod.interface))
-    host = build.host(pod.name, _ENDPOINT)
-    host.up("eth0", f"{pod.address4}/32", f"{pod.address6}/128")
-    host.commands += [
-        f"neigh replace {POD_GATEWAY4} lladdr {POD_MAC} nud permanent dev eth0",
-        f"neigh replace {POD_GATEWAY6} lladdr {POD_MAC} nud permanent dev eth0",
-        f"route add {POD_GATEWAY4} dev eth0 scope link",
-        f"route add default via {POD_GATEWAY4} dev eth0",
-        f"route add default via {POD_GATEWAY6} dev eth0",
-    ]
-    node = [
-        f"link set {pod.interface} address {POD_MAC}",
-        f"link set {pod.interface} up",
-        f"route add {pod.address4}/32 dev {pod.interface}",
-        f"route add {pod.address6}/128 dev {pod.interface}",
-    ]
-    return build, node
+    for name in names:
+        build.hosts[name] = Host(dict(_SERVER), ["link set lo up"])
+    return build
 
 
 def make(build: Build, namespaces: Mapping[str, Namespace], lab: str) -> None:

@@ -22,7 +22,7 @@ def main() -> int:
 
     from samepath.lab.report import write
     from samepath.lab.run import alone, measure
-    from samepath.lab.running import LabError
+    from samepath.lab.state import LabError
     from samepath.lab.table import compare, show
     from samepath.lab.topology import Spec
     from samepath.lab.traffic import TrafficError

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import yaml
 
 from samepath.lab.topology import (
+    BLOCK_SIZES,
     CLUSTER_ADDRESSES,
     GATEWAY_AS,
-    POD_BLOCKS,
+    POD_POOLS,
     POD_PORT,
     SEGMENT,
     SERVICE_ADDRESSES,
@@ -59,7 +60,7 @@ def gateway_config(
         "remote_as": GATEWAY_AS,
         "next_hops": [gateway.segment4, gateway.segment6],
         "hold_time_s": spec.hold_time_s,
-        "import": {"services": list(SERVICE_POOLS), "pods": list(POD_BLOCKS)},
+        "import": {"services": list(SERVICE_POOLS), "pods": list(POD_POOLS)},
         "export": ["pods", "default"],
     }
     upstream = {
@@ -88,8 +89,19 @@ def gateway_config(
     )
 
 
-def agent_config(topology: Topology, node: Node, manifests: str, run_dir: str) -> str:
-    """`agent.yaml`: every gateway is a neighbour."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where an agent finds and keeps things: paths."""
+
+    manifests: str
+    run_dir: str
+    store: str
+    block_claims: str
+    """One file for all nodes."""
+
+
+def agent_config(topology: Topology, node: Node, places: Places) -> str:
+    """`agent.yaml`: every gateway is a neighbour; blocks are claimed when they are needed."""
     neighbors = [
         {
             "address": gateway.segment4,
@@ -97,7 +109,7 @@ def agent_config(topology: Topology, node: Node, manifests: str, run_dir: str) -
             "local_address": node.segment4,
             "hold_time_s": topology.spec.hold_time_s,
             "connect_retry_s": 1,
-            "import": {"pods": list(POD_BLOCKS), "routes": ["0.0.0.0/0", "::/0"]},
+            "import": {"pods": list(POD_POOLS), "routes": ["0.0.0.0/0", "::/0"]},
         }
         for gateway in topology.gateways
     ]
@@ -107,9 +119,10 @@ def agent_config(topology: Topology, node: Node, manifests: str, run_dir: str) -
             "as": GATEWAY_AS,
             "next_hops": [node.segment4, node.segment6],
             "neighbors": neighbors,
-            "run_dir": run_dir,
+            "run_dir": places.run_dir,
             "node": node.name,
-            "manifests": manifests,
+            "manifests": places.manifests,
+            "cni": {"store": places.store, "block_claims": places.block_claims},
         }
     )
 
@@ -162,10 +175,12 @@ protocol bgp {gateway.name} {{
 def manifests(
     nodes: Iterable[Node], draining: Iterable[str], endpoints: Iterable[Endpoint]
 ) -> dict[str, str]:
-    """File name to text: one Node a file, the Service, one EndpointSlice a family."""
+    """File name to text: a Node a file, the Service, an IPPool and an EndpointSlice a family."""
     drained = set(draining)
     listed = sorted(endpoints, key=lambda e: e.pod.name)
     files = {f"node-{n.name}.yaml": _yaml(_node(n, n.name in drained)) for n in nodes}
+    for family, cidr, size in zip(("ipv4", "ipv6"), POD_POOLS, BLOCK_SIZES, strict=True):
+        files[f"pool-{family}.yaml"] = _yaml(_pool(f"pods-{family}", cidr, size))
     files["service.yaml"] = _yaml(_service())
     files["endpoints-ipv4.yaml"] = _yaml(_slice("IPv4", listed))
     files["endpoints-ipv6.yaml"] = _yaml(_slice("IPv6", listed))
@@ -180,13 +195,21 @@ def _node(node: Node, draining: bool) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node.name, "labels": labels},
-        "spec": {"podCIDR": node.pods4, "podCIDRs": [node.pods4, node.pods6]},
         "status": {
             "addresses": [
                 {"type": "InternalIP", "address": node.segment4},
                 {"type": "InternalIP", "address": node.segment6},
             ]
         },
+    }
+
+
+def _pool(name: str, cidr: str, block_size: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "samepath.dev/v1",
+        "kind": "IPPool",
+        "metadata": {"name": name},
+        "spec": {"cidr": cidr, "blockSize": block_size},
     }
 
 

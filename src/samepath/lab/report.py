@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from samepath.lab.results import Check, Run, Step, encode
-from samepath.lab.running import replace
+from samepath.lab.state import replace
 
 STYLE = """
 :root { color-scheme: light; }

@@ -15,8 +15,9 @@ from samepath.lab import results
 from samepath.lab.progress import Progress
 from samepath.lab.render import Dataplane
 from samepath.lab.results import Run
-from samepath.lab.running import Lab, LabError, down, need_root, replace
+from samepath.lab.running import Lab, down, need_root
 from samepath.lab.scenario import Survival, period_s
+from samepath.lab.state import LabError, replace
 from samepath.lab.steps import chosen
 from samepath.lab.topology import Spec
 

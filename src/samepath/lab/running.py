@@ -15,53 +15,29 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from samepath.lab import build, processes, render
+from samepath.cni.install import CONFLIST, PROGRAM, install
+from samepath.lab import build, processes, render, runtime
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import Process
-from samepath.lab.render import Condition, Dataplane, Endpoint
+from samepath.lab.render import Condition, Dataplane
+from samepath.lab.state import FILE, ROOT, LabError, PodState, State, replace, wait
 from samepath.lab.topology import POD_PORT, Node, Pod, Spec, Topology, topology
 from samepath.lab.traffic import CLIENT_SCRIPT, SERVER_SCRIPT, Traffic, script
+from samepath.programs.control import NotRunningError, ask
 
-ROOT = Path("/run/samepath-lab")
 NETNS = Path("/run/netns")
+PROGRAMS = Path("/var/lib/samepath-lab")
+"""Where plugins are placed: nothing below /run can be executed on many machines."""
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-STATE = "state.json"
-
-
-class LabError(Exception):
-    """What an operator of the lab can put right; one line."""
-
-
-class PodState(msgspec.Struct, frozen=True, kw_only=True):
-    """A pod by its node and number, and what its EndpointSlice says of it; None: not listed."""
-
-    node: str
-    number: int
-    condition: str | None
-
-
-class State(msgspec.Struct, kw_only=True):
-    """`state.json`, replaced by rename on each change."""
-
-    name: str
-    spec: Spec
-    dataplane: Dataplane
-    processes: list[Process] = []
-    pods: list[PodState] = []
-    nodes: list[str] = []
-    """Nodes with a Node manifest."""
-    draining: list[str] = []
-    expected_peers: int = 0
-    next_pod: dict[str, int] = {}
-    ready: bool = False
+ATTACH_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +77,7 @@ class Lab:
     ) -> Lab:
         """Build it and start everything; what was built is removed if that fails.
 
-        Without `programs`: hosts, pods and manifests, but no router, gateway or agent.
+        Without `programs`: hosts and manifests, but no router, gateway, agent or pod.
         """
         need_root()
         _checked(name)
@@ -124,7 +100,7 @@ class Lab:
     def open(cls, name: str) -> Lab:
         """One that stands. Raises LabError."""
         _checked(name)
-        file = ROOT / name / STATE
+        file = ROOT / name / FILE
         try:
             return cls(msgspec.json.decode(file.read_bytes(), type=State))
         except FileNotFoundError:
@@ -133,33 +109,48 @@ class Lab:
             raise LabError("the lab needs root") from None
 
     def _build(self, tell: Callable[[str], None], programs: bool) -> None:
-        for folder in ("log", "config", "manifests", "run"):
+        for folder in ("log", "config", "manifests", "run", "networks", "results", "stores"):
             (self.run_dir / folder).mkdir()
+        programs_of(self.name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.run_dir / "bin").symlink_to(programs_of(self.name))
         self._save()
         tell("namespaces and cables")
         plan = build.hosts(self.topology)
         build.make(plan, {name: self.host(name) for name in plan.hosts}, self.name)
-        tell("pods")
-        for node in self.topology.working:
-            self.start_pods(node, Condition.READY)
         self.state.nodes = [n.name for n in self.topology.working]
         self.state.expected_peers = len(self.state.nodes)
         self.write_manifests()
         if programs:
-            tell("upstream router, gateways, agents")
-            self._start_programs()
+            self._start_programs(tell)
         self.state.ready = True
         self._save()
 
-    def _start_programs(self) -> None:
+    def _start_programs(self, tell: Callable[[str], None]) -> None:
+        """Pods need their node's agent; a gateway's first table needs all nodes' services."""
+        tell("agents")
+        for node in self.topology.working:
+            self.start_agent(node.name)
+        tell("pods")
+        self.start_pods(self.topology.working, Condition.READY)
+        self.write_manifests()
+        if self.state.pods:
+            names = [n.name for n in self.topology.working]
+            wait(lambda: all(map(self._serves, names)), 30, f"{', '.join(names)} to serve")
+        tell("upstream router, gateways")
         self.start_upstream()
         for gateway in self.topology.gateways:
             self.start_gateway(gateway.name)
-        for node in self.topology.working:
-            self.start_agent(node.name)
+
+    def _serves(self, node: str) -> bool:
+        """Whether the agent advertises the service, in both families."""
+        try:
+            services = ask(self.program_dir(node), "agent", "status")["services"]
+        except (NotRunningError, ValueError):
+            return False
+        return sum(1 for row in services if row["state"] == "active") >= 2
 
     def _save(self) -> None:
-        replace(self.run_dir / STATE, msgspec.json.encode(self.state))
+        replace(self.run_dir / FILE, msgspec.json.encode(self.state))
 
     # Hosts and processes.
 
@@ -169,6 +160,14 @@ class Lab:
     def program_dir(self, host: str) -> str:
         """Where a program's control socket lives."""
         return str(self.run_dir / "run" / host)
+
+    @property
+    def plugin(self) -> Path:
+        return self.run_dir / "bin" / PROGRAM
+
+    def network_list(self, node: str) -> Path:
+        """What a container runtime on the node reads, in a folder of its own."""
+        return self.run_dir / "networks" / node / CONFLIST
 
     def log(self, host: str, role: str) -> Path:
         return self.run_dir / "log" / f"{host}.{role}.log"
@@ -240,11 +239,18 @@ class Lab:
             self.write_gateway(gateway.name)
 
     def start_agent(self, name: str) -> None:
-        text = render.agent_config(
-            self.topology, self.topology.node(name), str(self.run_dir / "manifests"),
-            self.program_dir(name),
-        )  # fmt: skip
+        places = render.Places(
+            manifests=str(self.run_dir / "manifests"),
+            run_dir=self.program_dir(name),
+            store=str(self.run_dir / "stores" / f"{name}.db"),
+            block_claims=str(self.run_dir / "claims"),
+        )
+        text = render.agent_config(self.topology, self.topology.node(name), places)
         config = self._config(f"{name}.yaml", text)
+        install(
+            self.plugin.parent, self.network_list(name).parent,
+            socket=f"{places.run_dir}/cni.sock", chain=(),
+        )  # fmt: skip
         self.start(name, "agent", [*samepath(), "agent", "--config", config])
 
     def _config(self, name: str, text: str) -> str:
@@ -277,7 +283,8 @@ class Lab:
         ).returncode
 
     def status(self) -> dict[str, Any]:
-        """Hosts with their processes, as plain data."""
+        """Hosts with their processes, pods with their addresses, as plain data."""
+        pods = {p.pod.name: [p.pod.address4, p.pod.address6] for p in self.state.pods}
         hosts = [n.removeprefix(f"{self.name}.") for n in namespaces_of(self.name)]
         return {
             "name": self.name,
@@ -287,6 +294,7 @@ class Lab:
             "hosts": [
                 {
                     "name": host,
+                    "addresses": pods.get(host, []),
                     "processes": [
                         {"role": p.role, "pid": p.pid, "alive": processes.alive(p)}
                         for p in self.state.processes
@@ -299,46 +307,69 @@ class Lab:
 
     # Pods and manifests.
 
-    def start_pods(self, node: Node, condition: Condition | None) -> list[Pod]:
-        """As many new pods as a node has; listed with `condition` in the next manifests."""
-        return [self._start_pod(node, condition) for _ in range(self.state.spec.pods_per_node)]
+    def start_pods(self, nodes: Sequence[Node], condition: Condition | None) -> list[Pod]:
+        """As many new pods as each node has; listed with `condition` in the next manifests.
 
-    def _start_pod(self, node: Node, condition: Condition | None) -> Pod:
+        The nodes' agents run. Raises LabError.
+        """
+        names = [
+            self._next_pod(node) for node in nodes for _ in range(self.state.spec.pods_per_node)
+        ]
+        build.make(build.pods(names), {name: self.host(name) for name in names}, self.name)
+        try:
+            addresses = runtime.attach(self.name, map(self._sandbox, names), ATTACH_LIMIT_S)
+        except runtime.AttachError as error:
+            raise LabError(str(error)) from None
+        pods = [Pod(name, node_of(name), *addresses[name]) for name in names]
+        for pod in pods:
+            self.add_pod(pod, condition)
+            self.start(pod.name, "pod", [
+                *script(SERVER_SCRIPT), "--name", pod.name, "--port", str(POD_PORT),
+                "--grace", str(self.state.spec.grace_s),
+            ])  # fmt: skip
+        for pod in pods:
+            wait(partial(_listens, self.host(pod.name)), 10, f"{pod.name} to listen")
+        return pods
+
+    def _next_pod(self, node: Node) -> str:
         number = self.state.next_pod.get(node.name, 1)
         self.state.next_pod[node.name] = number + 1
-        pod = self.topology.pod(node, number)
-        plan, on_node = build.pod(pod)
-        hosts = {name: self.host(name) for name in (pod.name, node.name)}
-        build.make(plan, hosts, self.name)
-        build.batch(self.name, on_node, self.host(node.name).name)
-        self.state.pods.append(
-            PodState(node=node.name, number=number, condition=condition.name if condition else None)
+        return f"web-{node.name}-{number}"
+
+    def _sandbox(self, pod: str) -> runtime.Sandbox:
+        node = node_of(pod)
+        return runtime.Sandbox(
+            name=pod,
+            space=self.host(pod),
+            node=self.host(node),
+            plugin=self.plugin,
+            network_list=self.network_list(node),
+            result=self.run_dir / "results" / f"{pod}.json",
         )
-        self.start(pod.name, "pod", [
-            *script(SERVER_SCRIPT), "--name", pod.name, "--port", str(POD_PORT),
-            "--grace", str(self.state.spec.grace_s),
-        ])  # fmt: skip
-        wait(lambda: _listens(self.host(pod.name)), 10, f"{pod.name} to listen")
-        return pod
+
+    def add_pod(self, pod: Pod, condition: Condition | None) -> None:
+        """One that runs already, from whomever it has its network."""
+        name = condition.name if condition else None
+        self.state.pods.append(PodState(pod=pod, condition=name))
 
     def pods(self, node: str) -> list[Pod]:
-        return [self._pod(p) for p in self.state.pods if p.node == node]
-
-    def _pod(self, pod: PodState) -> Pod:
-        return self.topology.pod(self.topology.node(pod.node), pod.number)
+        return [p.pod for p in self.state.pods if p.pod.node == node]
 
     def list_pods(self, pods: Sequence[Pod], condition: Condition | None) -> None:
         """What the EndpointSlices say of these pods from the next `write_manifests` on."""
-        names = {p.name for p in pods}
+        name = condition.name if condition else None
         self.state.pods = [
-            msgspec.structs.replace(p, condition=condition.name if condition else None)
-            if self._pod(p).name in names
-            else p
-            for p in self.state.pods
+            PodState(pod=p.pod, condition=name) if p.pod in pods else p for p in self.state.pods
         ]
 
+    def forget_pods(self, pods: Sequence[Pod]) -> None:
+        self.state.pods = [p for p in self.state.pods if p.pod not in pods]
+
     def end_pods(self, pods: Sequence[Pod], number: signal.Signals, limit_s: float = 15) -> None:
-        """Signal them all, wait for all, remove their namespaces."""
+        """Signal them all, wait for all, detach them, remove their namespaces.
+
+        On a node without an agent nobody detaches: the node itself is gone.
+        """
         for pod in pods:
             if process := self.process(pod.name, "pod"):
                 processes.send(process.pid, self.name, number)
@@ -347,17 +378,19 @@ class Lab:
                 if not processes.wait_gone(process.pid, limit_s):
                     raise LabError(f"{pod.name} does not end")
                 self._ended(process)
-        names = {p.name for p in pods}
-        self.state.pods = [p for p in self.state.pods if self._pod(p).name not in names]
+        served = [p.name for p in pods if self.process(p.node, "agent")]
+        try:
+            runtime.detach(self.name, map(self._sandbox, served), ATTACH_LIMIT_S)
+        except runtime.AttachError as error:
+            raise LabError(str(error)) from None
+        self.forget_pods(pods)
         for pod in pods:
             self.host(pod.name).delete()
         self._save()
 
     def write_manifests(self) -> None:
         """Bring the folder to the present state, each changed file by rename."""
-        endpoints = [
-            Endpoint(self._pod(p), Condition[p.condition]) for p in self.state.pods if p.condition
-        ]
+        endpoints = [e for p in self.state.pods if (e := p.endpoint())]
         nodes = [n for n in self.topology.nodes if n.name in self.state.nodes]
         files = render.manifests(nodes, self.state.draining, endpoints)
         folder = self.run_dir / "manifests"
@@ -386,9 +419,15 @@ def down(name: str) -> Removed:
     existed = run_dir.exists()
     if existed:
         shutil.rmtree(run_dir)
-    with contextlib.suppress(OSError):
-        ROOT.rmdir()  # the last one out
+    shutil.rmtree(programs_of(name), ignore_errors=True)
+    for root in (ROOT, PROGRAMS):
+        with contextlib.suppress(OSError):
+            root.rmdir()  # the last one out
     return Removed(killed, len(namespaces), existed)
+
+
+def programs_of(name: str) -> Path:
+    return PROGRAMS / name
 
 
 def namespaces_of(name: str) -> list[str]:
@@ -402,21 +441,9 @@ def labs() -> list[str]:
     return sorted(p.name for p in ROOT.iterdir()) if ROOT.exists() else []
 
 
-def wait(condition: Callable[[], Any], limit_s: float, what: str, pause_s: float = 0.05) -> float:
-    """Wait for a condition; how long it took. Raises LabError after `limit_s`."""
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > limit_s:
-            raise LabError(f"waited {limit_s:.0f} s for {what}")
-        time.sleep(pause_s)
-    return time.monotonic() - began
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole, so that no reader sees half of it. Hidden until it is complete."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content)
-    new.replace(path)
+def node_of(pod: str) -> str:
+    """`web-n3-1` runs on n3."""
+    return pod.split("-")[1] if pod.count("-") == 2 else "?"
 
 
 def need_root() -> None:

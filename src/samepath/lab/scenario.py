@@ -21,7 +21,8 @@ from samepath.lab.observe import Sessions
 from samepath.lab.pause import Pulse
 from samepath.lab.render import Condition
 from samepath.lab.results import Run, Step, judge, lagging
-from samepath.lab.running import Lab, LabError, wait
+from samepath.lab.running import Lab, node_of
+from samepath.lab.state import LabError, wait
 from samepath.lab.topology import SERVICE_ADDRESSES, SERVICE_PORT, Node
 from samepath.lab.traffic import Broken, Target, Traffic
 
@@ -310,11 +311,6 @@ def classify(broken: Broken, bucket: int, doing: Doing, idle_timer_s: float) -> 
     if bucket in doing.differing.get(family, ()):
         return "broken_in_move"
     return "broken_others"
-
-
-def node_of(pod: str) -> str:
-    """`web-n3-1` runs on n3."""
-    return pod.split("-")[1] if pod.count("-") == 2 else "?"
 
 
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_+*/%&$!~^:;<=>@#"

@@ -12,8 +12,8 @@ import time
 
 from samepath.lab import observe
 from samepath.lab.render import Condition
-from samepath.lab.running import wait
 from samepath.lab.scenario import Action, World, list_node
+from samepath.lab.state import wait
 from samepath.lab.traffic import Traffic
 
 IDLE_MARGIN_S = 4.0
@@ -64,14 +64,15 @@ def _kill_gateway(world: World, traffic: Traffic, name: str) -> None:
 
 
 def add(world: World, traffic: Traffic) -> None:
-    """A spare node joins: first its pods, then its manifests, then its agent."""
+    """A spare node joins: first its agent, then its pods, then its endpoints."""
     began = time.monotonic()
     node = next(n for n in world.lab.topology.spares if n.name not in world.active)
-    world.lab.start_pods(node, Condition.READY)
     world.lab.state.nodes.append(node.name)
     world.lab.write_manifests()
-    changed = time.monotonic()
     world.lab.start_agent(node.name)
+    world.lab.start_pods([node], Condition.READY)
+    changed = time.monotonic()
+    world.lab.write_manifests()
     world.active.append(node.name)
     world.lab.expect_peers(len(world.active) + len(world.draining))
     world.converge()
@@ -157,7 +158,7 @@ def roll(world: World, traffic: Traffic) -> None:
         world.tell(f"{name}: new pods, old ones terminate")
         old = world.lab.pods(name)
         world.doing.rolled.update(pod.name for pod in old)
-        new = world.lab.start_pods(world.node(name), None)
+        new = world.lab.start_pods([world.node(name)], None)
         world.lab.list_pods(new, Condition.READY)
         world.lab.list_pods(old, Condition.TERMINATING)
         world.lab.write_manifests()

@@ -25,7 +25,8 @@ SERVICE_ADDRESSES = ("203.0.113.10", "2001:db8:113::10")
 SERVICE_PORT = 80
 POD_PORT = 8080
 SEGMENT = ("10.83.0.0/24", "2001:db8:83::/64")
-POD_BLOCKS = ("10.244.0.0/16", "2001:db8:244::/48")
+POD_POOLS = ("10.244.0.0/16", "2001:db8:244::/48")
+BLOCK_SIZES = (26, 122)
 CLUSTER_ADDRESSES = ("10.96.0.10", "2001:db8:96::10")
 
 
@@ -52,7 +53,7 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
 
     def __post_init__(self) -> None:
         limits = (("clients", 1, 12), ("addresses_per_client", 1, 12), ("gateways", 1, 8),
-                  ("nodes", 1, 64), ("spares", 0, 16), ("pods_per_node", 1, 16),
+                  ("nodes", 1, 64), ("spares", 0, 16), ("pods_per_node", 0, 16),
                   ("hold_time_s", 3, 240), ("buckets", 1, 4093))  # fmt: skip
         for name, low, high in limits:
             value = getattr(self, name)
@@ -92,32 +93,27 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node: `seg0` to the bridge, `cali*` to its pods."""
+    """A node: `seg0` to the bridge, and a link to each pod, which the plugin makes."""
 
     name: str
     spare: bool
     segment4: str
     segment6: str
-    pods4: str
-    """Its pod block."""
-    pods6: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One endpoint of the service, in a namespace of its own."""
+    """One endpoint of the service, in a namespace of its own; its addresses are the plugin's."""
 
     name: str
     node: str
     address4: str
     address6: str
-    interface: str
-    """Its end on the node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All hosts but the pods, which come and go: `pod` numbers them."""
+    """All hosts but the pods, which come and go."""
 
     spec: Spec
     clients: tuple[Client, ...]
@@ -156,16 +152,6 @@ class Topology:
             if address in (node.segment4, node.segment6):
                 return node.name
         return None
-
-    def pod(self, node: Node, number: int) -> Pod:
-        """The `number`th pod that ever ran on the node, from 1; its address is never used again."""
-        return Pod(
-            name=f"web-{node.name}-{number}",
-            node=node.name,
-            address4=_nth(node.pods4, 1 + number),
-            address6=_nth(node.pods6, 1 + number),
-            interface=f"cali{number}",
-        )
 
 
 def topology(spec: Spec) -> Topology:
@@ -223,6 +209,4 @@ def _node(index: int, *, spare: bool) -> Node:
         spare=spare,
         segment4=_nth(SEGMENT[0], 10 + index),
         segment6=_nth(SEGMENT[1], 0x100 + index),
-        pods4=f"10.244.{index}.0/24",
-        pods6=f"2001:db8:244:{index}::/64",
     )
