@@ -201,6 +201,64 @@ def test_agent_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         assert text in result.output, text
 
 
+def test_the_mesh_and_the_pods_of_a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sessions of the mesh by their nodes, those in trouble first; blocks with their owners."""
+    (tmp_path / "agent.sock").touch()
+    other = PEER | {"address": "10.9.0.3", "state": "Connect", "families": [],
+                    "last_error": "connect: No route to host"}  # fmt: skip
+    nodes = [
+        {"node": "node-2", "address": "10.9.0.1", "text": ""},
+        {"node": "node-3", "address": "10.9.0.3", "text": ""},
+        {"node": "node-4", "address": "", "text": "no InternalIP in its Node"},
+    ]
+    block = {"gives": "gives addresses", "node": "node-1", "ours": True, "told": True}
+    answer = AGENT | {
+        "peers": [PEER, other, DOWN],
+        "mesh": {"trouble": "", "nodes": nodes},
+        "waits_for": ["10.9.0.3"],
+        "rules": AGENT["rules"] | {"services": False, "nat_outgoing": ["10.244.0.0/16"]},
+        "blocks": [
+            block | {"block": "10.244.9.0/26", "node": "node-2", "ours": False, "told": False,
+                     "in_use": None, "free": None},
+            block | {"block": "10.244.1.0/26", "in_use": 60, "free": 4},
+            block | {"block": "10.244.1.64/26", "in_use": 3, "free": 0, "told": False,
+                     "gives": "its pool is disabled"},
+        ],
+        "pods": {"attachments": 63, "unfinished": 1, "mtu": 1450, "trouble": "no free address",
+                 "errors": {"store": "no space left"}, "strays": ["abc eth0"]},
+    }  # fmt: skip
+    result = run(monkeypatch, tmp_path, {"agent": answer}, "status", columns=120)
+    assert result.exit_code == 0, result.output
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    for text in (
+        "not in sync: routes, waits for 10.9.0.3",
+        "rules (natOutgoing alone): in place, digest abc",
+        "natOutgoing: 10.244.0.0/16",
+        "pods: 63 attached, 1 unfinished, MTU 1450",
+        "pods: no free address",
+        "pods store: no space left",
+        "pods: a link that is in no store: abc eth0 (samepath ipam check)",
+        "Mesh 1 of 3 other nodes are connected",
+        "node-3 10.9.0.3 Connect 1h01m 0 0 0 connect: No route to host",
+        "node-4 none no InternalIP in its Node",
+        "node-2 10.9.0.1 Established 1h01m 5 0 1",
+        "10.244.1.0/26 node-1 60 4 told to neighbours",
+        "10.244.1.64/26 node-1 3 0 not told to neighbours; its pool is disabled",
+        "10.244.9.0/26 node-2",
+    ):
+        assert text in lines, text
+    order = [line.split()[0] for line in lines if line.startswith(("node-", "10.244"))]
+    assert order[:6] == ["node-3", "node-4", "node-2", "10.244.1.0/26", "10.244.1.64/26",
+                         "10.244.9.0/26"]  # fmt: skip
+    # The one that is no node of the mesh stands among the peers.
+    assert any(line.startswith("2001:db8:9:1::1234:5678 64512 Active") for line in lines), (
+        result.output
+    )
+    answer["mesh"] = {"trouble": "our own Node is not in the manifests", "nodes": []}
+    text = run(monkeypatch, tmp_path, {"agent": answer}, "status").output
+    assert "no mesh: our own Node is not in the manifests" in text
+
+
 def test_json_has_one_shape(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
     result = run(monkeypatch, run_dir, {"gateway": GATEWAY}, "status", "--json")
     assert json.loads(result.output) == {"gateway": GATEWAY}

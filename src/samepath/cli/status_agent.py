@@ -35,6 +35,8 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
     out.print(f"  {what}: {_rules(rules)}")
     if rules.get("nat_outgoing"):
         out.print(f"  natOutgoing: {', '.join(rules['nat_outgoing'])}")
+    if answer.get("pods"):
+        _pods(out, answer["pods"])
     out.print()
     _neighbors(out, answer, everything)
     _blocks(out, answer, everything)
@@ -58,6 +60,21 @@ def _rules(rules: dict[str, Any]) -> str:
     if rules["in_place"]:
         return f"[green]in place[/], digest {rules['kernel']}" if rules["kernel"] else "none"
     return f"[yellow]not in place[/]: wanted {rules['wanted']}, kernel {rules['kernel'] or 'none'}"
+
+
+def _pods(out: Console, pods: dict[str, Any]) -> None:
+    """Whether pods get their network here; who they are is `samepath ipam show`."""
+    unfinished = f", {pods['unfinished']} unfinished" if pods["unfinished"] else ""
+    mtu = f", MTU {pods['mtu']}" if pods["mtu"] else ""
+    out.print(f"  pods: {pods['attachments']} attached{unfinished}{mtu}")
+    if pods["trouble"]:
+        out.print(f"  [red]pods[/]: {escape(pods['trouble'])}")
+    for what, text in pods["errors"].items():
+        out.print(f"  [red]pods[/] {escape(what)}: {escape(text)}")
+    for stray in pods["strays"]:
+        out.print(
+            f"  [yellow]pods[/]: a link that is in no store: {escape(stray)} (samepath ipam check)"
+        )
 
 
 def _neighbors(out: Console, answer: dict[str, Any], everything: bool) -> None:

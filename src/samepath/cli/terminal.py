@@ -23,7 +23,8 @@ __all__ = ["Console", "console", "escape"]
 def console() -> Console:
     """As wide as the terminal; where there is none, wide enough for everything."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Console(highlight=False, width=width)
+    # No emoji: `2001:db8::1234:1` has one.
+    return Console(highlight=False, width=width, emoji=False)
 
 
 def table(title: str, *columns: str, right: Sequence[str] = (), long: str = "") -> Table:

@@ -73,8 +73,9 @@ def _blocks(agent: Agent) -> list[dict[str, Any]]:
     """Our pod blocks, and where pods are served here those of others, too: whose they are, how
     much of them is in use (None: not known), and whether our neighbours are told of them."""
     told = {prefix_text(*block) for block in agent.routing.told_blocks}
-    if agent.block_rows is not None:
-        return [row | {"told": row["block"] in told} for row in agent.block_rows()]
+    rows = agent.block_rows() if agent.block_rows is not None else []
+    if rows:
+        return [row | {"told": row["block"] in told} for row in rows]
     return [
         {
             "block": text,
