@@ -11,7 +11,7 @@ Claims that cannot be read change nothing: the last ones known stand, and `troub
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from samepath.cni.addresses import Addresses
@@ -44,8 +44,13 @@ class Blocks:
         node: str,
         configured: Iterable[Block] = (),
         claims: BlockClaims | None = None,
+        *,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`changed` is called, in whatever thread, when a pod's ADD has brought us a block: it is
+        to be advertised."""
         self.claims = claims
+        self._changed = changed
         self.addresses = Addresses(store, claim=self.claim, more=self.has_more)
         self.trouble = ""
         """What is wrong with the claims."""
@@ -86,7 +91,8 @@ class Blocks:
             except ClaimsError as error:
                 self.trouble = str(error)
                 return self.trouble
-            self._set()
+            if self._set():
+                self._changed()
             return None if choice.why is Next.CLAIM else choice.text
 
     def has_more(self, family: Family) -> bool:
