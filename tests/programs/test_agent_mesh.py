@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from pod_nodes import AS, ROUTER, Site, address, block, by_gateway, ping, pod_address, until
+
+from samepath.lab.netns import Namespace
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
@@ -40,6 +43,19 @@ def up(site: Site, *numbers: int) -> None:
 
 def sessions(site: Site, number: int) -> dict[str, Any]:
     return {p["address"]: p for p in site.status(number)["peers"]}
+
+
+@contextlib.contextmanager
+def changes(host: Namespace) -> Iterator[list[str]]:
+    """What becomes of the host's routes and next hops meanwhile."""
+    command = ("ip", "monitor", "route", "nexthop")
+    monitor = host.popen(*command, stdout=subprocess.PIPE, text=True)
+    said: list[str] = []
+    try:
+        yield said
+    finally:
+        monitor.terminate()
+        said += monitor.communicate()[0].splitlines()
 
 
 def reaches(site: Site, here: int, there: int) -> bool:
@@ -108,14 +124,19 @@ def test_an_agent_that_is_killed_keeps_its_pods_reachable(site: Site, how: signa
 
     until(lambda: site.status(1)["in_sync"]["routes"])
     before = kernel()
-    site.kill(1, how)
-    assert kernel() == before
-    assert reaches(site, 1, 2)
-    site.start(1)
-    until(lambda: site.status(1)["in_sync"]["routes"])
-    assert kernel() == before, "adopted, not rebuilt"
-    assert reaches(site, 2, 1)
+    with changes(site.hosts["n1"]) as here, changes(site.hosts["n2"]) as there:
+        site.kill(1, how)
+        assert kernel() == before
+        assert reaches(site, 1, 2)
+        site.start(1)
+        until(lambda: site.status(1)["in_sync"]["routes"])
+        until(lambda: sessions(site, 2)[address(1, 0)]["state"] == "Established")
+        until(lambda: all(f["end_of_rib"] for f in sessions(site, 2)[address(1, 0)]["families"]))
+        assert kernel() == before, "adopted, not rebuilt"
+        assert reaches(site, 2, 1)
     assert all(r["installed"] for r in site.status(1)["routes"])
+    assert "10.244." not in "".join(here + there), "no route was touched, on either side"
+    assert "2001:db8:244" not in "".join(here + there)
 
 
 def test_a_dead_node_keeps_nobody_from_being_in_sync_for_ever(site: Site) -> None:
@@ -149,9 +170,7 @@ def test_mesh_and_gateway_at_once(site: Site) -> None:
     until(lambda: site.status(1)["in_sync"]["routes"])
     until(lambda: all(f["accepted"] for f in sessions(site, 1)[ROUTER[0]]["families"]))
     assert all(f["accepted"] == 1 for f in sessions(site, 1)[address(2, 0)]["families"])
-    host = site.hosts["n1"]
-    monitor = host.popen("ip", "monitor", "route", "nexthop", stdout=subprocess.PIPE, text=True)
-    try:
+    with changes(site.hosts["n1"]) as said:
         for change in ({**both, "mesh": False}, both, {}, both):
             site.configure(1, **change)
             wanted = {ROUTER[0]} if "neighbors" in change else set()
@@ -161,11 +180,8 @@ def test_mesh_and_gateway_at_once(site: Site) -> None:
             } == w)  # fmt: skip
             wait_for_routes(site, 1, 2)
             assert reaches(site, 1, 2)
-    finally:
-        monitor.terminate()
-        said = monitor.communicate()[0]
-    assert block(2, 0) not in said
-    assert block(2, 1) not in said
+    assert block(2, 0) not in "".join(said)
+    assert block(2, 1) not in "".join(said)
 
 
 def test_a_gateway_of_another_as_reflects_blocks_to_nodes_of_one_as(site: Site) -> None:
