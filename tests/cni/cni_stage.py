@@ -91,12 +91,12 @@ class Stage:
     # what a runtime asks
 
     def ask(
-        self, command: str, name: str, ifname: str = "eth0", *, netns: bool = True, **config: Any
+        self, command: str, pod: str, /, ifname: str = "eth0", *, netns: bool = True, **config: Any
     ) -> dict[str, Any]:
         """The answer as JSON. Raises CniError."""
         assert self.operations is not None
-        namespace = self.pod(name) if netns else None
-        asked = request(command, name, ifname, str(namespace.path) if namespace else "", **config)
+        namespace = self.pod(pod) if netns else None
+        asked = request(command, pod, ifname, str(namespace.path) if namespace else "", **config)
         descriptor = None
         if namespace is not None and namespace.path.exists():
             descriptor = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -107,12 +107,12 @@ class Stage:
                 os.close(descriptor)
         return json.loads(answer) if answer else {}
 
-    def refusal(self, command: str, name: str, ifname: str = "eth0", **more: Any) -> CniError:
+    def refusal(self, command: str, pod: str, /, ifname: str = "eth0", **more: Any) -> CniError:
         try:
-            answer = self.ask(command, name, ifname, **more)
+            answer = self.ask(command, pod, ifname, **more)
         except CniError as error:
             return error
-        raise AssertionError(f"{command} {name} was not refused: {answer}")
+        raise AssertionError(f"{command} {pod} was not refused: {answer}")
 
     # what is there
 
@@ -137,7 +137,7 @@ class Stage:
 
 
 def request(
-    command: str, container: str, ifname: str = "eth0", netns: str = "", **config: Any
+    command: str, container: str, /, ifname: str = "eth0", netns: str = "", **config: Any
 ) -> Request:
     args = config.pop("CNI_ARGS", "")
     environment = {"CNI_COMMAND": command}

@@ -368,21 +368,23 @@ def test_a_link_of_somebody_else_is_not_repaired(place: Place) -> None:
 
 
 @pytest.mark.netns
-def test_what_is_sent_at_once_arrives(real_place: Place) -> None:
+@pytest.mark.parametrize(("pod", "node"), [("10.244.1.7", "192.0.2.1"), ("fd10::7", "2001:db8::1")])
+def test_what_is_sent_at_once_arrives(real_place: Place, pod: str, node: str) -> None:
     """One datagram each way, with nobody to repeat it."""
     assert real_place.namespace is not None
-    do(real_place.node, PutAddress(1, parse_address("192.0.2.1"), 32))
-    text = "10.244.1.7"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+    own = parse_address(node)
+    do(real_place.node, PutAddress(1, own, len(own) * 8))
+    family = socket.AF_INET if len(own) == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as here:
         here.settimeout(0.5)
         for number in range(200):
             real_place.attach()
             with within(real_place.namespace):
-                there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                there = socket.socket(family, socket.SOCK_DGRAM)
             with there:
                 there.settimeout(0.5)
-                there.bind((text, 9000))
-                here.sendto(b"%d" % number, (text, 9000))
+                there.bind((pod, 9000))
+                here.sendto(b"%d" % number, (pod, 9000))
                 said, sender = there.recvfrom(100)
                 there.sendto(said, sender)
                 assert here.recv(100) == b"%d" % number

@@ -72,7 +72,9 @@ class Leftovers:
         view = read_kernel(node)
         faults: list[ApplyError | None] = []
         for found in view.links:
-            if network_of_alias(found.link.alias) == network and found.key not in valid:
+            if network_of_alias(found.link.alias) != network or found.key in valid:
+                continue
+            if addresses.get(found.key) is None and not self._turns.is_busy(found.key):
                 with self._turns.of(found.key):
                     if addresses.get(found.key) is None:
                         faults += node.apply([DeleteLink(found.link.index)])

@@ -54,6 +54,7 @@ from samepath.netlink.ops import (
     PutRoute,
     SetLink,
 )
+from samepath.netlink.socket import NetlinkError
 
 HOST_MAC = b"\xee" * 6
 GATEWAYS = {
@@ -68,7 +69,8 @@ DEFAULT_METRIC = {Family.IPV4: 0, Family.IPV6: 1024}
 """Of the pod's own routes: what the kernel takes when nothing is said."""
 FURTHER_METRIC = 2000
 """And the index of the link: of the routes of a pod's further interfaces."""
-CARRIER_LIMIT_S = 1.0
+WAIT_LIMIT_S = 5.0
+"""The kernel has so long for what it does in its own time; it takes 0.1 ms, or more under load."""
 DEFAULT = b"\0"
 """The prefix of length 0."""
 
@@ -82,6 +84,7 @@ class Why(enum.Enum):
     ADDRESS_ROUTED = "the node has a route to the address already"
     REFUSED = "the kernel refused"
     NO_CARRIER = "the link has no carrier"
+    NOT_LOCAL = "the pod does not take its IPv6 address for its own"
 
     __hash__ = object.__hash__
 
@@ -147,6 +150,7 @@ def attach(
             step("host")
             _wait_for_carrier(node, link.index)
             _wait_for_carrier(pod, link.peer)
+            _wait_for_addresses(pod, wanted)
         finally:
             pod.close()
     except BaseException:
@@ -335,18 +339,38 @@ def _switch_ipv6_on(namespace: int | None, ifname: str) -> None:
 def _wait_for_carrier(kernel: Kernel, index: int) -> None:
     """Until then what is sent is lost. Since Linux 6.8 the question itself makes the kernel take
     note; before that it does so within a moment."""
-    end = time.monotonic() + CARRIER_LIMIT_S
-    while True:
+
+    def is_there() -> bool:
         link = kernel.link(index)
         if link is None:
             raise WiringError(Why.NAMESPACE_GONE, Why.NAMESPACE_GONE.value)
-        if link.carrier and link.running:
-            return
+        return link.carrier and link.running
+
+    _wait(is_there, Why.NO_CARRIER)
+
+
+def _wait_for_addresses(pod: Kernel, wanted: Wanted) -> None:
+    """Linux makes the local route of an IPv6 address in a work queue, even where the address needs
+    no duplicate address detection; until then the pod does not take what is sent to it."""
+    for address in wanted.addresses:
+        if family_of(address) is Family.IPV6:
+            _wait(lambda a=address: _is_local(pod, a), Why.NOT_LOCAL)  # type: ignore[misc]
+
+
+def _is_local(pod: Kernel, address: Address) -> bool:
+    try:
+        return pod.route_get(address).type == uapi.RTN_LOCAL
+    except NetlinkError:
+        return False
+
+
+def _wait(condition: Callable[[], bool], why: Why) -> None:
+    end, pause_s = time.monotonic() + WAIT_LIMIT_S, 0.0001
+    while not condition():
         if time.monotonic() >= end:
-            raise WiringError(
-                Why.NO_CARRIER, f"{link.name} has no carrier after {CARRIER_LIMIT_S:g} s"
-            )
-        time.sleep(0.0005)
+            raise WiringError(why, f"{why.value} after {WAIT_LIMIT_S:g} s")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.005)
 
 
 def _all_or_error(results: Sequence[ApplyError | None]) -> None:

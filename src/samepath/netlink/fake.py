@@ -30,7 +30,7 @@ from samepath.model.net import (
 from samepath.netlink import uapi
 from samepath.netlink.encode import BATCH_MESSAGES
 from samepath.netlink.fake_links import create_veth, delete_link, set_link
-from samepath.netlink.fake_world import FakeWorld, Refused
+from samepath.netlink.fake_world import LO, FakeWorld, Refused
 from samepath.netlink.kernel import Results, Steps
 from samepath.netlink.monitor import Monitor
 from samepath.netlink.objects import (
@@ -251,6 +251,8 @@ class FakeKernel:
         oif: int | None = None,
     ) -> Lookup:
         family = family_of(destination)
+        if any(address == destination for _, address in self.world.addresses):
+            return Lookup(None, LO, None, uapi.RTN_LOCAL)
         route = self.world.best_route(family, destination)
         if route is not None and route.type == uapi.RTN_UNICAST and route.nexthop_id is None:
             return Lookup(route.gateway, route.oif or 0, None)
