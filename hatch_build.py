@@ -53,7 +53,18 @@ def shim(machine: str, name: str) -> Artifact:
     )
 
 
-ARTIFACTS = (shim("x86_64", "amd64"), shim("aarch64", "arm64"))
+BPF_PARTS = ("samepath.bpf.c", "packet.h", "flow_hash.h", "samepath.h", "kernel.h")
+
+BPF = Artifact(
+    output="src/samepath/bpf/samepath.bpf.o",
+    sources=tuple(f"src/samepath/bpf/{name}" for name in BPF_PARTS),
+    options=("-target", "bpfel-freestanding", "-mcpu=v3", "-O2", "-g", "-Wall", "-c",
+             "-Wno-unused-function", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
+    without="a gateway will have the kernel's own data plane alone",
+)  # fmt: skip
+"""The BPF program: one object for all machines that are little-endian."""
+
+ARTIFACTS = (shim("x86_64", "amd64"), shim("aarch64", "arm64"), BPF)
 
 
 class Unbuilt(Exception):

@@ -7,16 +7,22 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from samepath.bpf import build, syscall
+from samepath.bpf import libbpf, syscall
 from samepath.bpf.dataplane import Dataplane
 from samepath.bpf.layout import HOP, HOP_ALIVE, HOP_RESOLVED, Hop, Sizes, Total
 from samepath.bpf.syscall import Run
 from samepath.hashing.flow import Flow, bucket
 from tests.bpf.packets import GATEWAY_MAC
+
+ROOT = Path(__file__).parents[2]
+hatch_build: Any = pytest.importorskip(
+    "hatch_build", reason="needs the source tree", exc_type=ImportError
+)
 
 SEED = 0x5EED1234
 FORWARD = {"tc": 7, "xdp": 4}
@@ -37,7 +43,23 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def program() -> Path:
     """The object, compiled from the source as it is."""
-    return build.compiled()
+    hatch_build.build(hatch_build.BPF, ROOT)
+    return libbpf.OBJECT
+
+
+def altered(folder: Path, *changes: tuple[str, str, str]) -> Path:
+    """Another object: the program with some of its text (file, before, after) replaced."""
+    for source in hatch_build.BPF.sources:
+        path = folder / source
+        text = (ROOT / source).read_text()
+        for name, before, after in changes:
+            if name == path.name:
+                assert before in text
+                text = text.replace(before, after)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    hatch_build.build(hatch_build.BPF, folder)
+    return folder / str(hatch_build.BPF.output)
 
 
 def hop_mac(index: int) -> bytes:

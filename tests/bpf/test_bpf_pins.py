@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samepath.bpf import build, pins, syscall
+from samepath.bpf import libbpf, pins, syscall
 from samepath.bpf.dataplane import Dataplane, Opened
 from samepath.bpf.errors import Unavailable
 from samepath.bpf.layout import Hop, Sizes
@@ -22,7 +22,7 @@ from samepath.bpf.syscall import Map
 from samepath.hashing.flow import Flow
 from samepath.lab.netns import Namespace
 from samepath.netlink.socket import in_namespace
-from tests.bpf.conftest import SEED, Site
+from tests.bpf.conftest import SEED, Site, altered
 from tests.bpf.packets import SYN, TCP, ethernet, packet_of
 
 pytestmark = pytest.mark.netns
@@ -40,7 +40,7 @@ def folder(bpffs: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
         Dataplane.open(folder, SIZES, SEED).remove()
 
 
-def open_(folder: Path, sizes: Sizes = SIZES, file: Path = build.OBJECT) -> Dataplane:
+def open_(folder: Path, sizes: Sizes = SIZES, file: Path = libbpf.OBJECT) -> Dataplane:
     return Dataplane.open(folder, sizes, SEED, file)
 
 
@@ -69,21 +69,6 @@ def holds(plane: Dataplane) -> None:
     site.table(1, 3, 1)
     assert site.sent(ethernet(packet_of(FLOW))) == 2
     assert site.sent(ethernet(packet_of(replace(FLOW, source_port=40001)))) == 1
-
-
-def altered(folder: Path, *changes: tuple[str, str, str]) -> Path:
-    """Another object: the program with some of its text replaced."""
-    source = folder / "altered"
-    source.mkdir()
-    for part in build.PARTS:
-        text = part.read_text()
-        for name, before, after in changes:
-            if name == part.name:
-                assert before in text
-                text = text.replace(before, after)
-        (source / part.name).write_text(text)
-    subprocess.run([sys.executable, source / "build.py"], check=True)
-    return source / "samepath.bpf.o"
 
 
 def test_what_a_killed_process_leaves_is_adopted(folder: Path, program: Path) -> None:
@@ -159,7 +144,7 @@ def test_another_number_of_buckets_starts_anew(folder: Path, program: Path) -> N
 def test_another_program_takes_the_place_of_the_attached_one(
     folder: Path, program: Path, tmp_path: Path
 ) -> None:
-    other = altered(tmp_path, ("samepath.bpf.c", "#define EXTENSION_HEADERS 6",
+    other = altered(tmp_path, ("packet.h", "#define EXTENSION_HEADERS 6",
                                "#define EXTENSION_HEADERS 5"))  # fmt: skip
     with Namespace(f"spt-{os.getpid()}-prog") as host:
         plane = open_(folder)
@@ -285,7 +270,7 @@ def test_a_program_that_the_verifier_refuses(folder: Path, program: Path, tmp_pa
     fill(plane)
     before = state(plane)
     plane.close()
-    bad = altered(tmp_path, ("samepath.bpf.c", "if (!FITS(ip, end))", "if (0)"))
+    bad = altered(tmp_path, ("packet.h", "if (!FITS(ip, end))", "if (0)"))
     with pytest.raises(Unavailable, match="invalid access to packet"):
         open_(folder, SIZES, bad)
     plane = open_(folder)

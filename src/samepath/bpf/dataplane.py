@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samepath.bpf import attachments, build, layout, libbpf, pins, syscall
+from samepath.bpf import attachments, layout, libbpf, pins, syscall
 from samepath.bpf.attachments import Attachment, Mode
 from samepath.bpf.errors import BpfError, Unavailable
 from samepath.bpf.layout import (
@@ -77,7 +77,7 @@ class Dataplane:
         self._words: NDArray[np.uint32] = np.frombuffer(self._memory, "<u4").reshape(-1, 4)
 
     @classmethod
-    def open(cls, pin_dir: Path, sizes: Sizes, seed: int, file: Path = build.OBJECT) -> Dataplane:
+    def open(cls, pin_dir: Path, sizes: Sizes, seed: int, file: Path = libbpf.OBJECT) -> Dataplane:
         """Adopt what is pinned in `pin_dir`; or make it; or make what differs anew and carry over
         what it held. Tables of another number of buckets are dropped with their services.
 

@@ -19,8 +19,11 @@ from typing import Any
 from samepath.bpf.errors import Unavailable
 
 LIBRARY = "libbpf.so.1"
+OBJECT = Path(__file__).with_name("samepath.bpf.o")
+"""Compiled when the wheel was built."""
 PROGRAMS = ("samepath_tc", "samepath_xdp")
 _LOG_LINES = 12
+_DEBUG = 2
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +59,9 @@ def load(file: Path, entries: Mapping[str, int], kept: Mapping[str, int]) -> Loa
         raise Unavailable(f"{file} is missing", "install a wheel of Samepath: it has the object")
     said: list[str] = []
 
-    def hear(_level: int, text: bytes, arguments: int) -> int:
+    def hear(level: int, text: bytes, arguments: int) -> int:
+        if level == _DEBUG:
+            return 0
         line = ctypes.create_string_buffer(65536)
         _libc.vsnprintf(line, ctypes.c_size_t(len(line)), text, ctypes.c_void_p(arguments))
         said.append(line.value.decode(errors="replace"))
