@@ -549,7 +549,7 @@ def test_a_file_that_was_cut_off_is_refused(
     cut = octets[:length]
     whole = cut.endswith(b"\n") or length >= used
     if zeroed and whole:
-        return  # a disk that forgets the last lines as a whole: see decision 11
+        return  # a disk that forgets the last lines as a whole: see decision 13
     if zeroed:
         cut = cut.ljust(len(octets), b"\0")
     refused = _right_or_refused(tmp_path / "a.db", cut, expected)

@@ -8,7 +8,7 @@ zero up to its end.
 Why a process can be killed at any moment: a line never crosses a page of the file, and the kernel
 copies a write within a page as a whole. So a line is there or not. There is no fsync for a line:
 what the kernel has taken outlives the process, and with the kernel the records lose their meaning
-(docs/decisions/0011-store.md). A new file (`rewrite`) is complete on disk before it takes the
+(docs/decisions/0013-store.md). A new file (`rewrite`) is complete on disk before it takes the
 name, so header and reserved room are legible after a power failure, too.
 
 Why a full disk does not get in the way of what makes room: the file's blocks are reserved ahead of
