@@ -57,6 +57,14 @@ def test_every_other_node_is_a_neighbour_that_is_told_of_pods_alone() -> None:
     assert made.listen == ("10.0.0.1",), "the other one is listened on already"
 
 
+def test_what_is_listened_on_everywhere_is_not_listened_on_twice() -> None:
+    """The kernel would refuse it: the address is in use."""
+    nodes = node("n1", "10.0.0.1", "fd99::1"), node("n2", "10.0.0.2")
+    assert planned(*nodes).listen == ("10.0.0.1", "fd99::1")
+    assert planned(*nodes, listen=["0.0.0.0"]).listen == ("fd99::1",)
+    assert planned(*nodes, listen=["0.0.0.0", "::"]).listen == ()
+
+
 @pytest.mark.parametrize(
     ("other", "why"),
     [

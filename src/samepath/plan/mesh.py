@@ -102,9 +102,18 @@ def plan(
             neighbors[address] = _neighbor(
                 address, own[family], config.local_as, terms, import_, config.listen_port
             )
+    return Plan(tuple(rows), tuple(neighbors.values()), _listen(config, own))
+
+
+def _listen(config: AgentConfig, own: Addresses) -> tuple[str, ...]:
+    """Ours, unless they are listened on already, alone or with all others (0.0.0.0, ::)."""
     heard = {parse_address(text) for text in config.listen}
-    listen = tuple(address_text(own[f]) for f in Family if f in own and own[f] not in heard)
-    return Plan(tuple(rows), tuple(neighbors.values()), listen)
+    everywhere = {family for family in Family if bytes(family.octets) in heard}
+    return tuple(
+        address_text(own[family])
+        for family in Family
+        if family in own and family not in everywhere and own[family] not in heard
+    )
 
 
 def _why(
