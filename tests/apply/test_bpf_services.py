@@ -15,8 +15,8 @@ from samepath.hashing.table import Member, build
 from samepath.model.net import Address, parse_prefix
 from samepath.netlink import uapi
 from samepath.netlink.fake import FakeKernel
-from samepath.netlink.objects import Neighbor
-from samepath.netlink.ops import PutNeighbor
+from samepath.netlink.objects import Neighbor, Route
+from samepath.netlink.ops import DeleteRoute, PutNeighbor, PutRoute
 from samepath.plan.gateway import Target
 
 
@@ -250,10 +250,14 @@ def test_next_hops_follow_their_neighbours(stage: Stage) -> None:
     assert stage.driver.next_look < stage.site.now
     stage.work()
     assert stage.plane.hop_map[index].destination_mac == mac(101)
+    stage.silent = {node(1)}
     stage.resolve(1, state=uapi.NUD_FAILED)
     stage.driver.neighbors_changed()
     stage.work()
-    assert not stage.plane.hop_map[index].resolved
+    assert stage.plane.hop_map[index].destination_mac == mac(101), "the last one that is known"
+    assert stage.plane.hop_map[index].resolved
+    (entry,) = [n for n in kernel.neighbors() if n.address == node(1)]
+    assert not entry.state, "it is asked for anew"
     assert "MAC is not known" in stage.driver.hops.why[node(1)]
     stage.want({1: target(2)})
     stage.pass_time(61)
@@ -301,12 +305,14 @@ def test_all_next_hops_away_for_a_moment(stage: Stage) -> None:
     stage.want({1: target(1, 2, 3)})
     link, stage.site.interface = stage.site.interface, None
     stage.site.routes.links_changed()
+    stage.driver.links_changed()
     stage.site.work()
     for _ in stage.driver.work():
         pass
     assert stage.plane.packet(ip(1), 0) is None
     stage.site.interface = link
     stage.site.routes.links_changed()
+    stage.driver.links_changed()
     stage.work()
     assert flows.broken() == 0
     stage.wants(1, 1, 2, 3)
@@ -342,6 +348,19 @@ def test_what_others_take_away_is_put_back(stage: Stage) -> None:
     stage.pass_time(31)
     assert stage.plane.map.keys() == {ip(1)}
     stage.wants(1, 1, 2)
+
+
+def test_somebody_elses_route_is_left_alone(stage: Stage) -> None:
+    kernel = stage.site.kernel
+    assert isinstance(kernel, FakeKernel)
+    assert stage.site.interface is not None
+    theirs = Route(V4, service(1), metric=10, gateway=node(9), oif=stage.site.interface, protocol=4)
+    kernel.foreign([PutRoute(theirs)])
+    stage.want({1: target(1), 2: target(1)})
+    assert stage.plane.map.keys() == {ip(2)}
+    kernel.foreign([DeleteRoute(theirs)])
+    stage.pass_time(1)
+    assert stage.plane.map.keys() == {ip(1), ip(2)}
 
 
 @pytest.mark.parametrize("seed", range(12))

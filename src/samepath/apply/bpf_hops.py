@@ -7,8 +7,10 @@ transitions are void). One that returns gets its old index.
 
 MACs come from the kernel's neighbour table, which is read again after any news of it. So that they
 stay there without traffic through the kernel, the neighbours are made `managed` (Linux 5.16): the
-kernel asks for them by itself. While one is not resolved, or its link is not of a kind that the
-program can send on, its packets are left to the kernel's own path.
+kernel asks for them by itself, and is told to ask at once when one has failed. Until the first
+answer, or if its link is not of a kind that the program can send on, the packets of a next hop are
+left to the kernel's own path. Afterwards the last known MAC stands until there is another: the
+kernel's groups have other owners for buckets in transition, and a flow must not go there and back.
 """
 
 from __future__ import annotations
@@ -87,6 +89,8 @@ class Hops:
             before = self.known.get(index)
             if address in alive:
                 hop = self._living(address, links, macs, mode)
+                if before is not None and _is_silent(hop, before):
+                    hop = replace(before, mtu=hop.mtu, alive=True)
             elif before is not None:
                 hop = before
             else:
@@ -145,17 +149,27 @@ class Hops:
     ) -> None:
         """Have the kernel keep the living resolved, and only these."""
         ways = {(oif, a) for a in alive if (oif := self.connected(a)) is not None}
-        ops: list[Op] = []
-        for way in ways:
-            found = macs.get(way)
-            if found is None:
-                ops.append(PutNeighbor(Neighbor(*way, 0, managed=True, protocol=PROTOCOL)))
-            elif not found.managed and not found.state & uapi.NUD_PERMANENT:
-                # The state that it has: else a neighbour that answers would be asked for again.
-                known = found.mac if found.state & uapi.NUD_VALID else b""
-                state = uapi.NUD_STALE if known else 0
-                ops.append(PutNeighbor(Neighbor(*way, state, known, True, PROTOCOL)))
+        ops: list[Op] = [
+            PutNeighbor(Neighbor(*way, 0, managed=True, protocol=PROTOCOL))
+            for way in ways
+            if _is_to_be_asked(macs.get(way))
+        ]
         for way, found in macs.items():
             if found.managed and found.protocol == PROTOCOL and way not in ways:
                 ops.append(DeleteNeighbor(*way))
         self.errors = [e.text for e in self.kernel.apply(ops) if e is not None] if ops else []
+
+
+def _is_to_be_asked(found: Neighbor | None) -> bool:
+    if found is None or found.state & uapi.NUD_FAILED:
+        return True
+    return not (found.managed or found.state & (uapi.NUD_PERMANENT | uapi.NUD_NOARP))
+
+
+def _is_silent(now: Hop, before: Hop) -> bool:
+    """The neighbour's MAC is not known any more, and its link is the same."""
+    return (
+        not now.resolved
+        and before.resolved
+        and (now.ifindex, now.source_mac) == (before.ifindex, before.source_mac)
+    )

@@ -32,8 +32,9 @@ from samepath.apply.row import LOOK_AT_LEAST_S, Row, backoff_s
 from samepath.bpf.errors import BpfError, Unavailable
 from samepath.bpf.layout import Sizes
 from samepath.hashing.table import Table
-from samepath.model.net import Address, Family, Nlri
+from samepath.model.net import Address, Family, Nlri, host_nlri
 from samepath.netlink.kernel import Kernel
+from samepath.plan.gateway import Target
 from samepath.plan.transitions import Buckets, advance, steady
 
 PIECE = 4096
@@ -89,6 +90,10 @@ class BpfServices:
         self._read_at = -math.inf
         self._hops_due = True
         self._alive: set[Address] = set()
+        self._wishes: dict[Row, tuple[Target, Wish | None]] = {}
+        """By row: for which target."""
+        self._routes_seen = -1
+        """Which version of the routes `unplaced` was compared with."""
         services.rows.news = {f: set() for f in Family}
         services.elsewhere = self.idle_of
         self._adopt()
@@ -96,7 +101,12 @@ class BpfServices:
     # what others ask and tell
 
     def neighbors_changed(self) -> None:
-        """MACs or links may be others: look at every next hop."""
+        """MACs may be others: look at every next hop."""
+        self._hops_due = True
+
+    def links_changed(self) -> None:
+        """Next hops may be on other links, or on none."""
+        self._wishes = {}
         self._hops_due = True
 
     def reopen(self, flows: int) -> None:
@@ -123,7 +133,11 @@ class BpfServices:
         """The maps hold what is wanted, but for transitions."""
         if self.error or self._hops_due:
             return False
-        return not self.services.in_sync or not any((self.services.rows.news or {}).values())
+        if not self.services.in_sync:
+            return True
+        if self.tables.unplaced and self._routes_seen != self.services.routes.version:
+            return False
+        return not any((self.services.rows.news or {}).values())
 
     def idle_of(self, row: Row) -> list[float] | None:
         """For the kernel's group of a row: a bucket counts as idle when the maps have it steady
@@ -131,12 +145,19 @@ class BpfServices:
         tables = self.tables.of_row.get(row)
         if not self.is_serving or not tables or row.present is None:
             return None
+        if not self.beyond[row.family].isdisjoint(row.nlris):
+            return None  # the kernel alone sees the packets of these
         if any(held.wish is None for held in tables):
             return None
         if len(self.tables.by_id[next(iter(tables)).id].buckets) != row.present.buckets:
             return None
         wish = self._wish(row)
-        if wish is None or any(held.wish != wish or held.unready for held in tables):
+        behind = any(held.wish != wish or held.unready for held in tables)
+        if (
+            wish is None
+            or behind
+            or any(self.tables.row_of[a] is row for a in self.tables.unplaced)
+        ):
             return [0.0] * row.present.buckets
         moving = np.any([held.buckets.moving for held in tables], axis=0)
         return [0.0 if m else math.inf for m in moving.tolist()]
@@ -196,6 +217,7 @@ class BpfServices:
             return
         yield from self._take_news()
         wishes = {row: self._wish(row) for row in self.services.rows if row.nlris}
+        self._wishes = {row: self._wishes[row] for row in wishes}
         alive = {a for wish in wishes.values() if wish is not None for a in wish.living}
         self.hops.give(sorted(alive))
         sizes = self.plane.sizes
@@ -225,10 +247,13 @@ class BpfServices:
                 yield
 
     def _wish(self, row: Row) -> Wish | None:
-        now = self.clock()
-        return wish_of(
-            row, self.services.buckets, lambda address: self.services.tables.usable(address, now)
-        )
+        now, tables = self.clock(), self.services.tables
+        known = self._wishes.get(row)
+        if known is not None and known[0] is row.target and not tables.refused:
+            return known[1]
+        wish = wish_of(row, self.services.buckets, lambda address: tables.usable(address, now))
+        self._wishes[row] = row.target, wish
+        return wish
 
     def _grow(self, wanted: Sizes, *, force: bool = False) -> None:
         """Larger maps, where these do not hold what is wanted."""
@@ -312,12 +337,15 @@ class BpfServices:
     # services
 
     def _place(self, wishes: dict[Row, Wish | None]) -> Iterator[None]:
-        """Services that have no table yet."""
+        """Services that have no table yet, once the kernel has their routes: where somebody else's
+        route stands instead, that one is left alone."""
+        self._routes_seen = self.services.routes.version
+        stands = self.services.routes.stands
         fresh: dict[tuple[Wish, Table | None], list[Address]] = {}
         for address in self.tables.unplaced:
             row = self.tables.row_of[address]
             wish = wishes.get(row)
-            if wish is not None:
+            if wish is not None and host_nlri(address) in stands[row.family]:
                 fresh.setdefault((wish, _former(row, wish)), []).append(address)
         if not fresh:
             return
@@ -343,6 +371,8 @@ class BpfServices:
 
     def _delete(self) -> Iterator[None]:
         gone = [a for held in self.tables for a in held.users.get(None, ())]
+        taken = [nlri[1:] for _, nlri in self.services.routes.taken]
+        gone += [a for a in taken if a in self.tables.at and a in self.tables.row_of]
         for piece in _pieces(gone):
             self.plane.delete_services(piece)
             self.tables.gone(piece)

@@ -15,6 +15,9 @@ class Refused:
         self._known: dict[Way, tuple[str, int, float]] = {}
         """Why, how often, and until when."""
 
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
     def note(self, way: Way, why: str, now: float) -> None:
         _, failures, _ = self._known.get(way, ("", 0, 0.0))
         self._known[way] = why, failures + 1, now + backoff_s(failures)

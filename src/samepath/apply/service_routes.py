@@ -67,6 +67,15 @@ class ServiceRoutes:
         if not self.uses[group]:
             del self.uses[group]
 
+    @property
+    def _taken(self) -> str:
+        return f"another route with metric {self.metric} is there already, and it is not ours"
+
+    @property
+    def taken(self) -> list[tuple[Family, Nlri]]:
+        """Prefixes where somebody else's route stands."""
+        return [prefix for prefix, text in self.errors.items() if text == self._taken]
+
     # what is wanted
 
     def doom(self, family: Family, nlris: Iterable[Nlri]) -> None:
@@ -132,8 +141,7 @@ class ServiceRoutes:
             return {}
         texts = dict(error.failed) or dict.fromkeys(nlris, error.text)
         if exclusive and error.errno == EEXIST:
-            text = f"another route with metric {self.metric} is there already, and it is not ours"
-            texts = dict.fromkeys(texts, text)
+            texts = dict.fromkeys(texts, self._taken)
         return texts
 
     def _note(self, family: Family, nlris: list[Nlri], group: int) -> None:

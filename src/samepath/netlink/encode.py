@@ -284,7 +284,9 @@ def _put_address(op: PutAddress) -> bytes:
 
 
 def _neighbor(neighbor: Neighbor) -> bytes:
-    body = _NDMSG.pack(family_of(neighbor.address).af, neighbor.index, neighbor.state, 0, 0)
+    # A managed one is to be asked for now, which kernels before 5.16 do for NTF_USE.
+    flags = uapi.NTF_USE if neighbor.managed else 0
+    body = _NDMSG.pack(family_of(neighbor.address).af, neighbor.index, neighbor.state, flags, 0)
     body += attribute(uapi.NDA_DST, neighbor.address)
     if neighbor.mac:
         body += attribute(uapi.NDA_LLADDR, neighbor.mac)

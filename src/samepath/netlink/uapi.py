@@ -150,6 +150,7 @@ NDA_LLADDR: Final = 2
 NDA_IFINDEX: Final = 8
 NDA_PROTOCOL: Final = 12
 NDA_FLAGS_EXT: Final = 15
+NTF_USE: Final = 1 << 0
 NTF_EXT_MANAGED: Final = 1 << 0
 NUD_INCOMPLETE: Final = 0x01
 NUD_REACHABLE: Final = 0x02

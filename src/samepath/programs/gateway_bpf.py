@@ -96,7 +96,8 @@ class Bpf:
 
     def links_changed(self) -> None:
         self._links_at = -math.inf
-        self.neighbors_changed()
+        if self.driver is not None:
+            self.driver.links_changed()
 
     def configure(self, config: GatewayConfig, former: GatewayConfig) -> None:
         """Take a changed configuration, which is the gateway's already."""
@@ -165,7 +166,8 @@ class Bpf:
         had = set(self.links.stands)
         self.links.put(driver.plane, self.gateway.kernel.links())
         self._links_at = time.monotonic() + LINKS_AGAIN_S
-        driver.is_serving = bool(self.links.stands)
+        # Where a link is without it, flows are by the kernel's groups, and idle times are theirs.
+        driver.is_serving = bool(self.links.stands) and not self.links.errors
         if had != set(self.links.stands):
             log.info("attached to %s", ", ".join(sorted(self.links.stands)) or "no link")
 
