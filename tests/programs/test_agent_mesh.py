@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,6 +229,27 @@ def test_nobody_takes_our_pods(site: Site) -> None:
     assert reaches(site, 1, 3)
     site.configure(2)
     until(lambda: not site.status(1)["refusals"])
+
+
+def test_somebody_else_listens_on_our_port(site: Site) -> None:
+    """It is said, and tried again; nothing else waits for it."""
+    code = "import socket; s = socket.create_server(('0.0.0.0', 179)); print(flush=True); input()"
+    other = site.hosts["n1"].popen(
+        sys.executable, "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        other.stdout.readline()
+        up(site, 1, 2)
+        until(lambda: site.status(1)["errors"])
+        assert site.status(1)["errors"] == {"neighbours": "cannot listen: Address already in use"}
+        until(lambda: block(1, 0) in site.routes(1))
+    finally:
+        other.kill()
+        other.wait()
+        other.stdin.close()
+        other.stdout.close()
+    wait_for_routes(site, 1, 2)
+    assert site.status(1)["errors"] == {}
 
 
 def test_what_keeps_a_node_out_is_said(site: Site) -> None:
