@@ -146,6 +146,19 @@ def test_owners_of_blocks() -> None:
     assert "n1 has 10.1.0.0/24, n2 has 10.1.0.64/26" in found[0].text
 
 
+def test_what_changes_while_we_look_is_left_out() -> None:
+    view = audit.kernel_view([link(1), link(2), link(4)], [route(1), route(2), route(4)], [])
+    before = [attachment(1), attachment(3), attachment(4)]
+    after = [attachment(1), attachment(2), replace(attachment(4), made_at=NOW)]
+    # 2 came, 3 went, 4 was made anew; of all three the kernel tells something else.
+    attachments, kernel = audit.settled(before, view, after)
+    assert attachments == (attachment(1),)
+    assert audit.check(attachments, kernel, OWN, now=NOW) == ()
+    late = audit.kernel_view([link(1)], [route(1), route(2)], [])
+    attachments, kernel = audit.settled(before, late, after)
+    assert audit.check(attachments, kernel, OWN, now=NOW) == ()
+
+
 # -- Over a store and a kernel -----------------------------------------------------------------
 
 

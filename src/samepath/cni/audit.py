@@ -161,6 +161,31 @@ def attachment_of(found: PodLink, known: Attachment | None, boot_id: str) -> Att
     )
 
 
+def settled(
+    before: Iterable[Attachment], kernel: Kernel, after: Iterable[Attachment]
+) -> tuple[tuple[Attachment, ...], Kernel]:
+    """Without what changed in the store while the kernel was read: of that, the one account may
+    tell what the other does not yet."""
+    old, new = {a.key: a for a in before}, {a.key: a for a in after}
+    moving = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    theirs = {
+        address
+        for attachments in (old, new)
+        for key in moving & attachments.keys()
+        for address in attachments[key].addresses
+    }
+    indices = {found.link.index for found in kernel.links if found.key in moving}
+    links = tuple(found for found in kernel.links if found.key not in moving)
+    routes = tuple(
+        route
+        for route in kernel.routes
+        if route.oif not in indices and nlri_address(route.family, route.nlri) not in theirs
+    )
+    return tuple(a for a in new.values() if a.key not in moving), replace(
+        kernel, links=links, routes=routes
+    )
+
+
 # -- Checking ---------------------------------------------------------------------------------
 
 
@@ -173,8 +198,7 @@ def check(
     now: float,
     boot_id: str = "",
 ) -> tuple[Finding, ...]:
-    """What is wrong. The attachments must have been read before the kernel, so that one that is
-    just being made is not taken for a link without. `now` is wall clock, as in `made_at`."""
+    """What is wrong with what is `settled`. `now` is wall clock, as in `made_at`."""
     links = {found.key: found for found in kernel.links}
     findings: list[Finding] = []
     for attachment in attachments:

@@ -33,16 +33,19 @@ from samepath.netlink.ops import DeleteLink, DeleteRoute, Op
 
 def report(store: Store, blocks: Blocks) -> dict[str, Any]:
     """The answer to `ipam show`."""
-    trouble = [t for t in (blocks.trouble, blocks.addresses.stock().text) if t]
+    owed = f"{store.owed} released attachments that the disk has not taken" if store.owed else ""
+    trouble = [t for t in (blocks.trouble, blocks.addresses.stock().text, owed) if t]
     return ipam_view.show(blocks.situation, blocks.own, store.all(), trouble)
 
 
 def examine(store: Store, blocks: Blocks, kernel: Kernel, *, fix: bool = False) -> dict[str, Any]:
     """The answer to `ipam check`. Raises NetlinkError."""
-    attachments = store.all()
+    before = store.all()
+    seen = read_kernel(kernel)
+    attachments, view = audit.settled(before, seen, store.all())
     found = audit.check(
         attachments,
-        read_kernel(kernel),
+        view,
         blocks.own,
         blocks.situation,
         now=time.time(),
