@@ -37,10 +37,11 @@ TOPOLOGY = click.option(
 )
 DATAPLANE = click.option(
     "--dataplane",
-    type=click.Choice(["kernel", "plain"]),
+    type=click.Choice(["kernel", "bpf", "plain"]),
     default="kernel",
     show_default=True,
-    help="The gateways' next hop groups: resilient, or the kernel's own mpath as the control.",
+    help="The gateways' next hop groups: resilient, or the kernel's own mpath as the control; or "
+    "the BPF program over the resilient ones.",
 )
 
 

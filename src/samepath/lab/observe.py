@@ -1,8 +1,8 @@
 """What the lab sees, from outside: who owns which bucket, which sessions stand, who carried what.
 
-Buckets are read with iproute2, not with our own netlink, and connections are counted by a set that
-nftables keeps on each gateway (no conntrack), so the report does not rest on what it judges. Only
-`settled` and the moves in wait are the gateways' own word (`samepath status`).
+Buckets are read with iproute2, not with our own netlink, and connections are counted by sets
+that nftables keeps on the upstream router (no conntrack), so the report does not rest on what it
+judges. Only `settled` and the moves in wait are the gateways' own word (`samepath status`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from samepath.hashing.flow import Flow, buckets_of
 from samepath.hashing.table import from_owners
+from samepath.lab import observe_bpf
 from samepath.lab.running import Lab
 from samepath.lab.topology import SERVICE_ADDRESSES, SERVICE_PORT
 from samepath.lab.traffic import Held, Target
@@ -29,7 +31,7 @@ from samepath.programs.control import NotRunningError, ask
 FAMILIES = ("ipv4", "ipv6")
 TCP = 6
 SEEN = "samepath_lab"
-"""The lab's own nftables table on a gateway."""
+"""The lab's own nftables table on the upstream router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ def _table(lab: Lab, gateway: str) -> Table:
 
 def _owners(lab: Lab, gateway: str, family: str, service: str) -> list[str]:
     """The next hop address of each bucket; empty without a route."""
+    if lab.state.dataplane == "bpf":
+        return observe_bpf.owners(Path(lab.program_dir(gateway)), service)
     flag = "-4" if family == "ipv4" else "-6"
     routes = _json(lab, gateway, flag, "route", "show", "exact", service)
     if not routes:
@@ -136,6 +140,23 @@ def differing(found: Mapping[str, Table]) -> dict[str, set[int]]:
         rows = enumerate(zip(*columns, strict=True)) if whole else []
         result[family] = {bucket for bucket, owners in rows if len(set(owners)) > 1}
     return result
+
+
+def in_transition(lab: Lab, gateways: Iterable[str]) -> dict[str, set[int]]:
+    """By family, the buckets that are in transition on some gateway (BPF data plane)."""
+    found: dict[str, set[int]] = {family: set() for family in FAMILIES}
+    for gateway in gateways:
+        for family, service in zip(FAMILIES, SERVICE_ADDRESSES, strict=True):
+            found[family] |= observe_bpf.moving(Path(lab.program_dir(gateway)), service)
+    return found
+
+
+def not_busy(lab: Lab, held: Collection[Held]) -> int:
+    """Buckets, over the families, in which no connection is busy."""
+    busy = [h for h in held if not h.silent]
+    buckets = bucket_of(lab, ((h.source, h.target) for h in busy))
+    used = {(h.target[0], bucket) for h, bucket in zip(busy, buckets, strict=True)}
+    return len(SERVICE_ADDRESSES) * lab.state.spec.buckets - len(used)
 
 
 def bucket_of(lab: Lab, flows: Iterable[tuple[Target, Target]]) -> list[int]:
@@ -270,41 +291,51 @@ def upstream_paths(lab: Lab) -> dict[str, set[str]]:
 
 
 def count_connections(lab: Lab) -> None:
-    """Have each gateway note the source of every packet to the service, in a set of the lab's."""
+    """Have the upstream router note, in sets of the lab's, the source of every packet to the
+    service by the gateway that it is sent to. (On a gateway the BPF program would come first.)"""
     v4, v6 = SERVICE_ADDRESSES
-    text = f"""
-table inet {SEEN} {{
-  set seen4 {{ type ipv4_addr . inet_service; flags dynamic; size 65536; }}
-  set seen6 {{ type ipv6_addr . inet_service; flags dynamic; size 65536; }}
-  chain look {{
-    type filter hook prerouting priority -400; policy accept;
-    ip daddr {v4} tcp dport {SERVICE_PORT} update @seen4 {{ ip saddr . tcp sport }}
-    ip6 daddr {v6} tcp dport {SERVICE_PORT} update @seen6 {{ ip6 saddr . tcp sport }}
-  }}
-}}
-"""
+    sets, rules = [], []
     for gateway in lab.topology.gateways:
-        command = lab.host(gateway.name).command(["nft", "-f", "-"])
-        subprocess.run(command, input=text.encode(), check=True, timeout=30)
+        name = gateway.name
+        for family, kind, service, word in (
+            ("4", "ipv4_addr", v4, "ip"),
+            ("6", "ipv6_addr", v6, "ip6"),
+        ):
+            sets.append(
+                f"set {name}_{family} {{ type {kind} . inet_service; flags dynamic; size 65536; }}"
+            )
+            rules.append(
+                f'oifname "{name}" {word} daddr {service} tcp dport {SERVICE_PORT} '
+                f"update @{name}_{family} {{ {word} saddr . tcp sport }}"
+            )
+    chain = "chain look { type filter hook forward priority 400; policy accept;"
+    text = "\n".join([f"table inet {SEEN} {{", *sets, chain, *rules, "}", "}", ""])
+    command = lab.host("upstream").command(["nft", "-f", "-"])
+    subprocess.run(command, input=text.encode(), check=True, timeout=30)
 
 
 def carried(lab: Lab, held: Collection[Held]) -> dict[str, float]:
-    """The share of the held connections that each gateway has seen since the counting began.
+    """The share of the held connections that each gateway was given since the counting began.
 
     Ends the counting. A connection that changed its gateway in between is counted on both.
     """
     known = {h.source for h in held}
-    shares = {}
-    for gateway in lab.topology.gateways:
-        host = lab.host(gateway.name)
-        text = host.run("nft", "-j", "list", "table", "inet", SEEN)
-        shares[gateway.name] = len(known & set(_seen(json.loads(text)))) / max(1, len(known))
-        host.run("nft", "delete", "table", "inet", SEEN)
-    return shares
+    host = lab.host("upstream")
+    seen = _seen(json.loads(host.run("nft", "-j", "list", "table", "inet", SEEN)))
+    host.run("nft", "delete", "table", "inet", SEEN)
+    return {
+        gateway.name: len(known & seen.get(gateway.name, set())) / max(1, len(known))
+        for gateway in lab.topology.gateways
+    }
 
 
-def _seen(answer: Mapping[str, Any]) -> Iterable[Target]:
+def _seen(answer: Mapping[str, Any]) -> dict[str, set[Target]]:
+    """Sources by gateway."""
+    found: dict[str, set[Target]] = {}
     for entry in answer["nftables"]:
-        for element in entry.get("set", {}).get("elem", ()):
+        one = entry.get("set", {})
+        for element in one.get("elem", ()):
             address, port = element["concat"]
-            yield str(ipaddress.ip_address(address)), int(port)
+            gateway = one["name"].split("_")[0]
+            found.setdefault(gateway, set()).add((str(ipaddress.ip_address(address)), int(port)))
+    return found

@@ -82,7 +82,7 @@ def _broken_bars(axis: Any, steps_of: Run, one: Run) -> None:
         most = max(most, left)
         axis.text(left, row, f"  {step.broken_others} others" + _of_all(step), va="center",
                   fontsize=8.5, color="#333333")  # fmt: skip
-    who = "Samepath" if one.dataplane == "kernel" else "control: the kernel's plain ECMP"
+    who = "Samepath" if one.dataplane != "plain" else "control: the kernel's plain ECMP"
     axis.set_title(f"{who}, {one.connections} connections", loc="left", fontsize=10.5)
     axis.set_xlabel("connections broken")
     axis.set_xlim(0, max(axis.get_xlim()[1], most * 1.35, 10))

@@ -30,7 +30,7 @@ from samepath.lab.topology import (
     Topology,
 )
 
-Dataplane = Literal["kernel", "plain"]
+Dataplane = Literal["kernel", "plain", "bpf"]
 
 SERVICE = "web"
 DRAIN_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
@@ -83,6 +83,7 @@ def gateway_config(
             "buckets": spec.buckets,
             "hash_seed": spec.hash_seed,
             "idle_timer_s": spec.idle_timer_s,
+            "transition_idle_s": spec.transition_idle_s,
             "expected_peers": expected_peers,
             "dataplane": dataplane,
         }

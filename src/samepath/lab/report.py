@@ -190,6 +190,12 @@ def _checks(who: str, checks: list[Check]) -> str:
     return f"<p>{escape(who)}:</p><ul>{items}</ul>"
 
 
+def _reader(run: Run) -> str:
+    if run.dataplane == "bpf":
+        return "from each gateway's BPF maps"
+    return "with iproute2 from each gateway's kernel"
+
+
 def _method(run: Run) -> str:
     shares = "; ".join(
         ", ".join(f"{g} {share:.0%}" for g, share in found.items()) for found in run.gateway_shares
@@ -202,8 +208,8 @@ def _method(run: Run) -> str:
         "file, no answer within 20 s, or an answer from anybody else is broken.",
         "One connection in twenty stays silent from a step's beginning to its end, and is then "
         "checked like the others. Every broken connection is counted once and replaced.",
-        f"Connections per gateway, seen by a counter on each of them: {shares or 'not measured'}.",
-        "Buckets are read with iproute2 from each gateway's kernel, not from Samepath's own word.",
+        f"Connections per gateway, counted on the upstream router: {shares or 'not measured'}.",
+        f"Buckets are read {_reader(run)}, not from Samepath's own word.",
         "The control differs in one line of the gateways' configuration: dataplane plain, the "
         "kernel's own multipath group, rebuilt on each change as routing daemons do.",
     ]

@@ -15,9 +15,11 @@ LAGS_BELOW = 0.8
 """A node with less than this part of its fair share of new connections is said to lag."""
 DRAINS_STILL = 0.02
 """And one that drains is said to get more than this of new connections."""
+NOISE = 3.5
+"""Standard deviations: one share in two thousand is farther from what it should be by chance."""
 BUSY = "they fall into buckets of its that are busy"
 
-Dataplane = Literal["kernel", "plain"]
+Dataplane = Literal["kernel", "plain", "bpf"]
 
 
 class Step(msgspec.Struct, kw_only=True):
@@ -52,10 +54,14 @@ class Step(msgspec.Struct, kw_only=True):
     shares_before: dict[str, float] = {}
     """Share of new connections by node."""
     shares_after: dict[str, float] = {}
+    shares_at_once: dict[str, float] = {}
+    """The same as soon as kernel = target, in steps that change who serves (BPF data plane)."""
     fair: dict[str, float] = {}
     """What each node should have of new connections after the step."""
     buckets_moved: int = 0
     """Buckets whose owner is another after the step than before, over gateways and families."""
+    buckets_not_busy: int = 0
+    """Buckets, over families, in which no busy connection was held when the step began."""
     moves_waiting: int = 0
     """Moves in progress at the end of the step."""
     converge_s: float | None = None
@@ -117,8 +123,10 @@ def judge(run: Run) -> None:
 def checks(run: Run) -> list[Check]:
     """What is required. The control is only required to be a fair one."""
     found = [_machine(run), _gateways_share(run), _sessions(run)]
-    if run.dataplane == "kernel":
+    if run.dataplane != "plain":
         found += [_others(run), _moves(run), _new_connections(run), _agree(run)]
+    if run.dataplane == "bpf":
+        found += [_silent(run), _at_once(run)]
     return found
 
 
@@ -187,6 +195,30 @@ def _agree(run: Run) -> Check:
         name="gateways without moves in progress have the same tables",
         passed=not bad,
         found=f"not after {', '.join(bad)}" if bad else "they have",
+    )
+
+
+def _silent(run: Run) -> Check:
+    """A transition lasts longer than anybody is silent here."""
+    bad = [f"{s.broken_silent} in {s.step}" for s in run.steps if s.broken_silent]
+    return Check(
+        name="broken_silent is 0 in every step", passed=not bad, found=", ".join(bad) or "0"
+    )
+
+
+def _at_once(run: Run) -> Check:
+    """New connections follow the new table as soon as it is there, busy buckets or not."""
+    bad = []
+    for step in run.steps:
+        for node, share in step.shares_at_once.items():
+            fair = step.fair.get(node, 0.0)
+            noise = NOISE * (fair * (1 - fair) / max(1, step.new_connections)) ** 0.5
+            if abs(share - fair) > noise + 1 / run.buckets:
+                bad.append(f"{node} had {share:.1%} instead of {fair:.1%} in {step.step}")
+    return Check(
+        name="new connections have their new shares at once",
+        passed=not bad,
+        found="; ".join(bad) or "all within the noise of sampling",
     )
 
 

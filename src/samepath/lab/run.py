@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TITLES = {
     "kernel": "Survival with Samepath (resilient groups, each bucket owned)",
+    "bpf": "Survival with Samepath (BPF: new flows by the new table at once)",
     "plain": "The control: the same with the kernel's plain ECMP",
 }
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from samepath.cni.install import CONFLIST, PROGRAM, install
-from samepath.lab import build, processes, render, runtime
+from samepath.lab import build, observe_bpf, processes, render, runtime
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import Process
 from samepath.lab.render import Condition, Dataplane
@@ -418,6 +418,8 @@ def down(name: str) -> Removed:
     run_dir = ROOT / name
     existed = run_dir.exists()
     if existed:
+        for program_dir in (run_dir / "run").glob("*"):
+            observe_bpf.remove(program_dir)
         shutil.rmtree(run_dir)
     shutil.rmtree(programs_of(name), ignore_errors=True)
     for root in (ROOT, PROGRAMS):

@@ -47,6 +47,7 @@ class Doing:
     """By family, buckets with different owners on the gateways when one was killed."""
     converge_s: float | None = None
     sessions_lost: list[str] = field(default_factory=list)
+    shares_at_once: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -67,6 +68,8 @@ class World:
         self.active = [n.name for n in lab.topology.working]
         self.draining: list[str] = []
         self.doing = Doing()
+        self.shares: Callable[[], dict[str, float]] = dict
+        """Of new connections, by node."""
         self._sessions: Sessions = Sessions({})
         self._excused: set[str] = set()
 
@@ -76,6 +79,11 @@ class World:
 
     def node(self, name: str) -> Node:
         return self.lab.topology.node(name)
+
+    def look_at_once(self) -> None:
+        """Note who gets new connections, where that is promised to change with the target."""
+        if self.lab.state.dataplane == "bpf":
+            self.doing.shares_at_once = self.shares()
 
     def watch(self, excused: Collection[str] = ()) -> None:
         """From here on sessions of these hosts may go down, and no others."""
@@ -164,6 +172,7 @@ class Survival:
         self.pulse = Pulse()
         self.traffic = lab.traffic(EXCHANGE_LIMIT_S)
         self.shares: dict[str, float] = {}
+        self.world.shares = lambda: self._probe()[0]
 
     def run(self, steps: Sequence[tuple[str, str, Action]]) -> Run:
         """`steps`: name, title, action. Always ends the traffic. Raises LabError."""
@@ -229,6 +238,7 @@ class Survival:
             silent=self.traffic.silence(self.connections // SILENT_PART),
             shares_before=self.shares,
         )
+        step.buckets_not_busy = observe.not_busy(self.lab, self.traffic.held())
         before = observe.tables(self.lab, world.gateways)
         world.doing = Doing()
         world.watch()
@@ -238,6 +248,7 @@ class Survival:
         world.settle_watch()
         self._judge_connections(step)
         self._judge_tables(step, before)
+        step.shares_at_once = world.doing.shares_at_once
         step.shares_after, step.new_connections, step.new_failed = self._probe()
         self.shares = step.shares_after
         step.notes = [*world.doing.notes, *lagging(step)]

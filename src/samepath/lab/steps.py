@@ -31,8 +31,11 @@ def gateway_kill_again(world: World, traffic: Traffic) -> None:
 
 def _kill_gateway(world: World, traffic: Traffic, name: str) -> None:
     """Its links down: the upstream sees it at once, the nodes when their hold timers expire."""
-    if world.lab.state.dataplane == "kernel":  # plain ECMP has no moves that could be in progress
+    if world.lab.state.dataplane != "plain":  # plain ECMP has no moves that could be in progress
         world.doing.differing = observe.differing(observe.tables(world.lab, world.gateways))
+    if world.lab.state.dataplane == "bpf":  # what one gateway has recorded the other does not know
+        for family, buckets in observe.in_transition(world.lab, world.gateways).items():
+            world.doing.differing.setdefault(family, set()).update(buckets)
     count = sum(len(d) for d in world.doing.differing.values())
     if count:
         world.doing.notes.append(f"{name} is killed while {count} buckets differ by gateway")
@@ -77,6 +80,7 @@ def add(world: World, traffic: Traffic) -> None:
     world.lab.expect_peers(len(world.active) + len(world.draining))
     world.converge()
     world.doing.converge_s = time.monotonic() - changed
+    world.look_at_once()
     world.sessions_up()
     _outlast_idle_timer(world, began)
 
@@ -91,6 +95,7 @@ def drain(world: World, traffic: Traffic) -> None:
     world.lab.write_manifests()
     world.converge()
     world.doing.converge_s = time.monotonic() - began
+    world.look_at_once()
     _outlast_idle_timer(world, began)
 
 
@@ -167,6 +172,8 @@ def roll(world: World, traffic: Traffic) -> None:
     world.tell("waiting for the moves, which nobody holds up now")
     began = time.monotonic()
     limit_s = 2 * world.lab.state.spec.idle_timer_s + 15
+    if world.lab.state.dataplane == "bpf":
+        limit_s = world.lab.state.spec.transition_idle_s + 15
     while observe.moves_waiting(world.lab, world.gateways):
         if time.monotonic() - began > limit_s:
             world.doing.notes.append("moves were still in progress after the roll")

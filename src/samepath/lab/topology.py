@@ -47,6 +47,8 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     hold_time_s: int = 9
     buckets: int = 1021
     idle_timer_s: float = 30.0
+    transition_idle_s: float = 90.0
+    """Of the BPF data plane: longer than any step in which connections are silent."""
     hash_seed: int = 0x5A3E9A11
     upstream_hash_seed: int = 0x0DDBA115
     """Another one than the gateways': else one gateway's flows would use half of its buckets."""
@@ -59,7 +61,7 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}: {low} to {high}, not {value}")
-        for name in ("idle_timer_s", "grace_s"):
+        for name in ("idle_timer_s", "transition_idle_s", "grace_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: more than 0, not {getattr(self, name)}")
         if self.hash_seed == self.upstream_hash_seed:
