@@ -106,6 +106,22 @@ def test_odd_octets_and_large_variables_arrive(program: list[str], path: Path) -
         assert os.fsencode(got[name.decode()]) == value
 
 
+def test_of_a_variable_that_stands_twice_the_first_counts(program: list[str], path: Path) -> None:
+    """As for getenv. No runtime does it, but two programs must not differ in it."""
+    execute = (
+        "import ctypes, sys; argv = [a.encode() for a in sys.argv[1:]]; "
+        "env = [b'CNI_COMMAND=DEL', b'CNI_A=1', b'CNI_AB=3', b'CNI_A=2', b'CNI_NONE']; "
+        "array = lambda words: (ctypes.c_char_p * (len(words) + 1))(*words, None); "
+        "ctypes.CDLL(None).execve(argv[0], array(argv), array(env))"
+    )
+    with FakeAgent(path) as agent:
+        subprocess.run(
+            [sys.executable, "-c", execute, *program], input=config(path), timeout=30, check=True
+        )
+        variables = agent.last.read().environment
+    assert variables == {"CNI_COMMAND": "DEL", "CNI_A": "1", "CNI_AB": "3"}
+
+
 def test_too_many_octets_of_variables_are_refused(program: list[str], path: Path) -> None:
     large = {f"CNI_{n}".encode(): b"x" * 100_000 for n in range(3)}
     with FakeAgent(path):
@@ -136,6 +152,15 @@ def test_the_namespace_travels_as_a_descriptor(program: list[str], path: Path) -
         assert os.path.samestat(os.fstat(descriptor), os.stat(netns))
 
 
+def test_a_large_request_has_one_descriptor(program: list[str], path: Path) -> None:
+    """Though it takes many turns to send."""
+    large = config(path).ljust(wire.STDIN_LIMIT)
+    with FakeAgent(path) as agent:
+        call(program, "ADD", large, {"CNI_NETNS": "/proc/self/ns/net"})
+        agent.last.read()
+        assert (len(agent.last.descriptors), len(agent.last.late)) == (1, 0)
+
+
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_a_namespace_that_is_gone_is_told(program: list[str], path: Path, command: str) -> None:
     with FakeAgent(path) as agent:
@@ -150,6 +175,26 @@ def test_no_namespace_is_no_error(program: list[str], path: Path) -> None:
         call(program, "DEL", config(path))
         assert agent.last.read().netns_errno is None
         assert not agent.last.descriptors
+
+
+@pytest.mark.netns
+def test_the_path_need_not_exist_for_the_agent(
+    program: list[str], path: Path, tmp_path: Path
+) -> None:
+    """The runtime has mounts of its own, and the namespace lies below one of them."""
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    mounted = (
+        f"mount -t tmpfs x {folder} && touch {folder}/net && "
+        f'mount --bind /proc/self/ns/net {folder}/net && exec "$@"'
+    )
+    inside = ["unshare", "--mount", "sh", "-c", mounted, "sh", *program]
+    with FakeAgent(path) as agent:
+        said = call(inside, "ADD", config(path), {"CNI_NETNS": f"{folder}/net"})
+        assert said == Said(0, b"{}")
+        assert not (folder / "net").exists()
+        (descriptor,) = agent.last.descriptors
+        assert os.path.samestat(os.fstat(descriptor), os.stat("/proc/self/ns/net"))
 
 
 def test_a_fifo_for_a_namespace_does_not_hold_it_up(
