@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -20,6 +21,7 @@ from samepath.lab.run import alone
 from samepath.lab.running import Lab, down, namespaces_of, programs_of
 from samepath.lab.state import ROOT, LabError, wait
 from samepath.lab.topology import Spec
+from samepath.programs.control import ask
 
 pytestmark = pytest.mark.netns
 
@@ -148,11 +150,32 @@ def test_a_pod_is_reached_from_its_node(name: str) -> None:
     for pod in lab.pods("n1"):
         for address in (pod.address4, pod.address6):
             lab.host("n1").run("ping", "-c1", "-W2", address)
+    (kept,) = attachments(lab, "n1")
+    assert kept["addresses"] == [lab.pods("n1")[0].address4, lab.pods("n1")[0].address6]
     began = time.monotonic()
     lab.end_pods(lab.pods("n1"), signal.SIGKILL)
     assert time.monotonic() - began < 5
     assert lab.pods("n1") == []
     assert f"{name}.web-n1-1" not in namespaces_of(name)
+    assert attachments(lab, "n1") == []
+    assert not list((lab.run_dir / "results").glob("web-n1-*"))
+    assert len(attachments(lab, "n2")) == 1
+
+
+def test_pods_of_a_node_without_agent_end_without_it(name: str) -> None:
+    """Nobody detaches them: their records are the agent's to settle when it comes back."""
+    lab = Lab.up(name, SMALL)
+    lab.stop("n1", "agent", signal.SIGKILL)
+    lab.end_pods(lab.pods("n1"), signal.SIGKILL)
+    lab.start_agent("n1")
+    wait(lambda: lab.start_pods([lab.topology.node("n1")], None), 30, "a new pod")
+    (kept,) = (a for a in attachments(lab, "n1") if a["pod"] == "default/web-n1-2")
+    assert kept["addresses"] == [lab.pods("n1")[0].address4, lab.pods("n1")[0].address6]
+
+
+def attachments(lab: Lab, node: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask(lab.program_dir(node), "agent", "ipam")["attachments"]
+    return found
 
 
 def test_one_demo_at_a_time(name: str) -> None:

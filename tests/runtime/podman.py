@@ -128,11 +128,13 @@ class Podman:
     def run_words(self, name: str, *command: str, options: Sequence[str] = ()) -> list[str]:
         return ["run", "-d", "--name", name, "--network", self.network, *options, IMAGE, *command]
 
-    def addresses(self, name: str) -> tuple[str, str]:
-        """IPv4 and IPv6, as podman has them from the plugin's result."""
-        (found,) = json.loads(self("inspect", name))
-        network = found["NetworkSettings"]["Networks"][self.network]
-        return network["IPAddress"], network["GlobalIPv6Address"]
+    def addresses(self, *names: str) -> dict[str, tuple[str, str]]:
+        """IPv4 and IPv6 of each, as podman has them from the plugin's result."""
+        networks = {
+            found["Name"]: found["NetworkSettings"]["Networks"][self.network]
+            for found in json.loads(self("inspect", *names))
+        }
+        return {n: (networks[n]["IPAddress"], networks[n]["GlobalIPv6Address"]) for n in names}
 
     def pid(self, name: str) -> int:
         return int(self("inspect", "--format", "{{.State.Pid}}", name))

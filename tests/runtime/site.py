@@ -16,6 +16,7 @@ from samepath.lab.render import Condition
 from samepath.lab.running import Lab, down
 from samepath.lab.state import wait
 from samepath.lab.topology import POD_PORT, Pod, Spec
+from samepath.programs.control import ask
 from tests.runtime.driver import Driver
 from tests.runtime.podman import NETNS, Podman, PodmanError, pod_server
 
@@ -58,8 +59,9 @@ class Site:
         return Driver(self.lab.plugin, config, self.node(node))
 
     def snapshot(self, node: str) -> dict[str, list[str]]:
-        """Links, routes, neighbours and address translations of a node, runtimes' namespaces."""
+        """What the kernel, the agent and the runtime hold for the containers of a node."""
         host = self.node(node)
+        run_dir = self.lab.program_dir(node)
         links = json.loads(host.ip("-j", "link"))
         routes = [
             *json.loads(host.ip("-j", "route", "show", "table", "all")),
@@ -72,6 +74,8 @@ class Site:
             "rules": sorted(line for line in rules.splitlines() if " -j CNI-DN-" in line),
             "namespaces": sorted(p.name for p in NETNS.glob("netns-*")),
             "cache": self.podman(node).kept(),
+            "attachments": [a["container"] for a in ask(run_dir, "agent", "ipam")["attachments"]],
+            "wrong": [str(f) for f in ask(run_dir, "agent", "ipam_check")["findings"]],
         }
 
     # Containers as pods of the service.
@@ -82,7 +86,7 @@ class Site:
         options, command = pod_server(name, POD_PORT, self.lab.state.spec.grace_s)
         podman = self.podman(node)
         podman.run(name, *command, options=options)
-        pod = Pod(name, node, *podman.addresses(name))
+        pod = Pod(name, node, *podman.addresses(name)[name])
         pid = podman.pid(name)
         wait(lambda: f":{POD_PORT} " in _listeners(pid), 10, f"{name} to listen")
         self.lab.add_pod(pod, condition)

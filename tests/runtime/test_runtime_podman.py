@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from samepath.lab.state import wait
+from tests.runtime.podman import PodmanError
 from tests.runtime.site import Site, finish, succeeds
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
@@ -29,7 +30,7 @@ def serve(site: Site, node: str, name: str, *options: str) -> tuple[str, str]:
     """A container with a web server. Its addresses."""
     podman = site.podman(node)
     podman.run(name, "httpd", "-f", "-h", "/bin", "-p", "80", options=options)
-    return podman.addresses(name)
+    return podman.addresses(name)[name]
 
 
 def fetch(address: str, port: int = 80) -> list[str]:
@@ -57,7 +58,7 @@ def test_the_server_sees_the_containers_own_address(site: Site) -> None:
     a, b = site.podman("n1"), site.podman("n2")
     mine = serve(site, "n1", "a")
     b.run("b", "sh", "-c", "exec httpd -f -vv -h /bin -p 80 2>&1")
-    for source, target in zip(mine, b.addresses("b"), strict=True):
+    for source, target in zip(mine, b.addresses("b")["b"], strict=True):
         wait(succeeds(site.node("n1"), "ping", "-c1", "-W1", target), 10, f"n1 to reach {target}")
         a("exec", "a", *fetch(target))
         wait(lambda source=source: f"{source}]" in b("logs", "b"), 5, f"{source} in its log")
@@ -66,11 +67,12 @@ def test_the_server_sees_the_containers_own_address(site: Site) -> None:
 def test_a_port_is_published(site: Site) -> None:
     """By the reference `portmap` behind us in the chain: it works on our result."""
     serve(site, "n1", "a", "--publish", "8080:80")
-    node = site.lab.topology.node("n1").segment4
-    for host in ("n2", "gw1"):
-        site.node(host).run(*fetch(node, 8080))
     serve(site, "n2", "b")
-    site.podman("n2")("exec", "b", *fetch(node, 8080))
+    node = site.lab.topology.node("n1")
+    for address in (node.segment4, node.segment6):
+        for host in ("n2", "gw1"):
+            site.node(host).run(*fetch(address, 8080))
+        site.podman("n2")("exec", "b", *fetch(address, 8080))
 
 
 def test_bandwidth_limits_our_link(site: Site) -> None:
@@ -89,7 +91,12 @@ def test_50_containers_side_by_side(site: Site) -> None:
     }
     for process in starting.values():
         finish(process, 90)
-    addresses = [a for node, name in starting for a in site.podman(node).addresses(name)]
+    addresses = [
+        address
+        for node in NODES
+        for pair in site.podman(node).addresses(*(n for on, n in starting if on == node)).values()
+        for address in pair
+    ]
     assert len(set(addresses)) == 2 * MANY
     for address in addresses[:12]:
         reaches = succeeds(site.node("n3"), "ping", "-c1", "-W1", address)
@@ -97,3 +104,12 @@ def test_50_containers_side_by_side(site: Site) -> None:
     ending = [site.podman(node).popen("rm", "-f", "-t", "0", name) for node, name in starting]
     for process in ending:
         finish(process, 90)
+
+
+def test_an_address_that_is_asked_for(site: Site) -> None:
+    """podman passes it by the capability `ips`; one that is taken is refused, and nothing stays."""
+    free, _ = serve(site, "n1", "a")
+    site.podman("n1")("rm", "-f", "-t", "0", "a")
+    assert serve(site, "n1", "b", "--ip", free)[0] == free
+    with pytest.raises(PodmanError, match=free):
+        serve(site, "n1", "c", "--ip", free)
