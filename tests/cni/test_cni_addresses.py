@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from samepath.cni import ledger
 from samepath.cni.addresses import AddressError, Addresses, Why, mac_of
 from samepath.cni.store import Attachment, Key, State, Store, host_link_name
 from samepath.model.net import Address, Family, address_text, parse_address, parse_prefix
@@ -164,6 +165,31 @@ def test_what_the_kernel_holds_is_not_given_out(store: Store) -> None:
     with pytest.raises(AddressError, match="no ipv4 address is free"):
         addresses.take(key(4), "pods")
     assert not addresses.withdraw(block("10.1.0.0/30"))
+
+
+def test_what_is_no_longer_held_by_the_kernel_comes_again(store: Store) -> None:
+    addresses = Addresses(store, [own("10.1.0.0/30")])
+    addresses.avoid([parse_address("10.1.0.1")])
+    assert texts(addresses.take(key(1), "pods")) == ["10.1.0.2"]
+    addresses.avoid([])
+    assert texts(addresses.take(key(2), "pods")) == ["10.1.0.1"]
+
+
+@pytest.mark.parametrize("cidr", ["10.1.0.0/27", "fd00:1::/64"])
+def test_a_block_larger_than_the_memory_of_what_was_released(
+    store: Store, monkeypatch: pytest.MonkeyPatch, cidr: str
+) -> None:
+    """Round and round the block: an address that was just released comes late."""
+    monkeypatch.setattr(ledger, "RELEASED_LIMIT", 8)
+    addresses = Addresses(store, [own(cidr)])
+    given = []
+    for number in range(200):
+        given.append(addresses.take(key(number), "pods").addresses[0])
+        addresses.release(key(number))
+    for i, address in enumerate(given):
+        assert address not in given[max(i - 8, 0) : i]
+    everyone = {addresses.take(key(n), "pods").addresses[0] for n in range(31)}
+    assert len(everyone) == 31
 
 
 def test_gc_names_those_of_its_own_network(store: Store) -> None:

@@ -112,8 +112,9 @@ class Addresses:
         self._families: tuple[Family, ...] = ()
         self._avoid: frozenset[Address] = frozenset()
         self._from: dict[Block, int] = {}
-        """Where the search for a never-used address goes on; all before are known."""
-        self._forgotten = store.forgotten
+        """Where the search for a never-used address goes on, round the block."""
+        self._forgotten: dict[Block, int] = {}
+        """`store.forgotten` when the search last came round."""
         self.set_blocks(blocks)
 
     @property
@@ -145,7 +146,9 @@ class Addresses:
     def avoid(self, addresses: Iterable[Address]) -> None:
         """Addresses that the kernel holds for pods that the store does not know: not given out."""
         with self._turn:
-            self._avoid = frozenset(addresses)
+            before, self._avoid = self._avoid, frozenset(addresses)
+            if before - self._avoid:
+                self._from.clear()  # what was passed over is behind
 
     # -- One attachment -----------------------------------------------------------------------
 
@@ -279,25 +282,33 @@ class Addresses:
         return {f: asked_for[f] if f in asked_for else self._next(f) for f in wanted}
 
     def _next(self, family: Family) -> Address | None:
-        if self._forgotten != self.store.forgotten:
-            self._from.clear()
-            self._forgotten = self.store.forgotten
         giving = [
             own.block
             for own in self._blocks
             if own.gives is Gives.YES and own.block.family is family
         ]
         for block in giving:
-            offset = first_unused(block, self.store.is_known, self._from.get(block, 0))
-            self._from[block] = offset
-            while offset < block.size and block.at(offset) in self._avoid:
-                offset = first_unused(block, self.store.is_known, offset + 1)
+            offset = self._first_unused(block)
             if offset < block.size:
                 return block.at(offset)
         avoid = self._avoid
         return self.store.first_released(
             family, lambda released: longest_free(giving, (a for a in released if a not in avoid))
         )
+
+    def _first_unused(self, block: Block) -> int:
+        """The offset of a never-used address; the block's size if there is none."""
+        start = self._from.get(block, 0)
+        offset = first_unused(block, self._is_known, start)
+        if offset == block.size and self._forgotten.get(block, 0) != self.store.forgotten:
+            # Of those before, some have been free for so long that they count as never used.
+            self._forgotten[block] = self.store.forgotten
+            offset = first_unused(block, self._is_known)
+        self._from[block] = offset
+        return offset
+
+    def _is_known(self, address: Address) -> bool:
+        return self.store.is_known(address) or address in self._avoid
 
     def _reserve(self, made: Attachment) -> Attachment:
         try:

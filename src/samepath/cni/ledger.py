@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any
 
 import msgspec
 
 from samepath.cni.attachment import Attachment, Key, State
 from samepath.cni.journal import Illegible, Reading
-from samepath.model.net import Address, Family, address_text, family_of, parse_address
+from samepath.model.net import Address, Family, address_text, family_of
 
 VERSION = 1
-RELEASED_LIMIT = 65_536
+RELEASED_LIMIT = 4096
 """Released addresses of a family whose order is kept. Those before count as never used."""
 BATCH = 64
 """Released addresses in a line of a new file."""
@@ -89,7 +90,7 @@ class Ledger:
 
     def records(self) -> Iterable[bytes]:
         for released in self.released.values():
-            texts = [address_text(a) for a in released]
+            texts = [_text(a) for a in released]
             for start in range(0, len(texts), BATCH):
                 yield line({"free": texts[start : start + BATCH]})
         for key, attachment in self.attachments.items():
@@ -113,7 +114,7 @@ def replay(reading: Reading) -> tuple[Ledger, str, str]:
     for record in reading.records:
         try:
             _replay_one(ledger, keys, record)
-        except (msgspec.MsgspecError, KeyError, ValueError, TypeError) as error:
+        except (msgspec.MsgspecError, KeyError, ValueError, TypeError, OSError) as error:
             return ledger, boot_id, f"record {record[:80]!r}: {error}"
     return ledger, boot_id, reading.damage
 
@@ -131,7 +132,7 @@ def _replay_one(ledger: Ledger, keys: dict[int, Key], record: bytes) -> None:
         ledger.release(keys.pop(fields["release"]))
     else:
         for text in fields["free"]:
-            ledger.free(parse_address(text))
+            ledger.free(_address(text))
 
 
 def header_line(boot_id: str) -> bytes:
@@ -149,7 +150,7 @@ def take_line(number: int, made: Attachment) -> bytes:
             "container": made.key[0],
             "ifname": made.key[1],
             "network": made.network,
-            "addresses": [address_text(a) for a in made.addresses],
+            "addresses": [_text(a) for a in made.addresses],
             "mac": made.mac.hex(":"),
             "host_link": made.host_link,
             "sandbox": made.sandbox,
@@ -164,7 +165,7 @@ def _attachment(fields: dict[str, Any]) -> Attachment:
     return Attachment(
         key=(fields["container"], fields["ifname"]),
         network=fields["network"],
-        addresses=tuple(parse_address(text) for text in fields["addresses"]),
+        addresses=tuple(_address(text) for text in fields["addresses"]),
         mac=bytes.fromhex(fields["mac"].replace(":", "")),
         host_link=fields["host_link"],
         sandbox=fields["sandbox"],
@@ -172,3 +173,15 @@ def _attachment(fields: dict[str, Any]) -> Attachment:
         made_at=fields["made_at"],
         boot_id=fields["boot_id"],
     )
+
+
+# As `model.net` has it, at a tenth of the time: a file may hold thousands.
+
+
+def _text(address: Address) -> str:
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
+def _address(text: str) -> Address:
+    """Raises OSError."""
+    return inet_pton(AF_INET6 if ":" in text else AF_INET, text)

@@ -238,10 +238,10 @@ class Store:
         """Raises OSError."""
         if self._journal.end + octets <= self._journal.size:
             return
-        needed = PAGE + sum(len(record) for record in self._ledger.records())
-        if self._journal.end > PILED_UP * needed:
+        records = tuple(self._ledger.records())
+        if self._journal.end > PILED_UP * (PAGE + sum(map(len, records))):
             with contextlib.suppress(OSError):  # no room for a second file: go on in this one
-                self._write_anew(octets)
+                self._journal.rewrite(header_line(self.boot_id), records, octets)
                 return
         self._journal.reserve(octets)
 
