@@ -35,6 +35,44 @@ class Import(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
         _positive("max_prefixes", self.max_prefixes)
 
 
+class BfdProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How BFD watches a neighbour. RFC 5880; the fields are those of MetalLB's BFDProfile."""
+
+    receive_interval_ms: int = 300
+    """We ask the neighbour for a packet so often at most."""
+    transmit_interval_ms: int = 300
+    """We send so often, or more seldom if the neighbour wants that."""
+    detect_multiplier: int = 3
+    """After so many of our packets have not arrived, the neighbour holds us for lost."""
+    passive: bool = False
+    """Silent until the neighbour has spoken."""
+    minimum_ttl: int = 254
+    """Of packets from neighbours over several hops (RFC 5883). From neighbours on our own link it
+    is 255, whatever stands here (RFC 5881 §5)."""
+    down_loses_forwarding: bool = True
+    """What it means when BFD goes down: the neighbour forwards no more, its paths go at once,
+    graceful restart or not (RFC 5882 §4.3). False, for a neighbour whose BFD ends with its BGP
+    daemon: as if the TCP connection were lost, so that graceful restart may keep its paths."""
+    echo_mode: bool = False
+    echo_receive_interval_ms: int | None = None
+    echo_transmit_interval_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("receive_interval_ms", "transmit_interval_ms"):
+            if not 50 <= getattr(self, name) <= 60_000:
+                raise ValueError(f"{name}: 50 to 60000, not {getattr(self, name)}; docs/bfd.md")
+        if not 2 <= self.detect_multiplier <= 255:
+            raise ValueError(f"detect_multiplier: 2 to 255, not {self.detect_multiplier}")
+        if not 1 <= self.minimum_ttl <= 254:
+            raise ValueError(f"minimum_ttl: 1 to 254, not {self.minimum_ttl}")
+        echo = (self.echo_mode, self.echo_receive_interval_ms, self.echo_transmit_interval_ms)
+        if any(echo):
+            raise ValueError(
+                "echo_*: there is no echo function here: it needs a data plane that returns "
+                "packets to their sender, and detects nothing that short intervals do not"
+            )
+
+
 class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A BGP neighbour by `address`, or all neighbours within the prefix `range` (passive)."""
 
@@ -56,6 +94,8 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     connect_retry_s: int = 5
     graceful_restart_s: int = 120
     """Restart time that we announce (RFC 4724); 0 switches graceful restart off."""
+    bfd: str | None = None
+    """Name of one of `bfd_profiles`; left out: no BFD with this neighbour."""
     max_sessions: int = 1024
     """For a range: how many neighbours may be connected at once."""
     import_: Import = msgspec.field(name="import", default_factory=Import)
@@ -103,6 +143,7 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     """Our own addresses as next hops, at most one a family; left out: the session's local address
     and, for the other family, the first global address of the same interface."""
     neighbors: list[Neighbor]
+    bfd_profiles: dict[str, BfdProfile] = {}
     run_dir: str = "/run/samepath"
     """Where the control socket lives; created with mode 0700."""
 
@@ -116,6 +157,9 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"neighbors: {name} stands twice")
+        for neighbor in self.neighbors:
+            if neighbor.bfd is not None and neighbor.bfd not in self.bfd_profiles:
+                raise ValueError(f"neighbors: {neighbor.name}: bfd: no profile {neighbor.bfd!r}")
 
 
 class GatewayConfig(Bgp, frozen=True, kw_only=True):
