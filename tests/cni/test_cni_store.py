@@ -185,7 +185,8 @@ def test_order_is_kept_for_so_many_addresses_only(
         put(store, number)
         store.release(attachment(number).key)
     assert store.released(Family.IPV4) == (address(2), address(3), address(4))
-    assert store.forgotten == 2
+    assert store.forgotten(Family.IPV4) == 2
+    assert store.forgotten(Family.IPV6) == 0
     assert not store.is_known(address(0))
     store.close()
 

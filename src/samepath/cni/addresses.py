@@ -114,7 +114,7 @@ class Addresses:
         self._from: dict[Block, int] = {}
         """Where the search for a never-used address goes on, round the block."""
         self._forgotten: dict[Block, int] = {}
-        """`store.forgotten` when the search last came round."""
+        """`store.forgotten()` when the search last came round."""
         self.set_blocks(blocks)
 
     @property
@@ -300,9 +300,10 @@ class Addresses:
         """The offset of a never-used address; the block's size if there is none."""
         start = self._from.get(block, 0)
         offset = first_unused(block, self._is_known, start)
-        if offset == block.size and self._forgotten.get(block, 0) != self.store.forgotten:
+        forgotten = self.store.forgotten(block.family)
+        if offset == block.size and self._forgotten.get(block, 0) != forgotten:
             # Of those before, some have been free for so long that they count as never used.
-            self._forgotten[block] = self.store.forgotten
+            self._forgotten[block] = forgotten
             offset = first_unused(block, self._is_known)
         self._from[block] = offset
         return offset

@@ -41,7 +41,7 @@ class Ledger:
         self.links: dict[str, Key] = {}
         self.released: dict[Family, dict[Address, None]] = {f: {} for f in Family}
         self.next_number = 1
-        self.forgotten = 0
+        self.forgotten = dict.fromkeys(Family, 0)
 
     def check(self, new: Attachment) -> None:
         """Raises Taken."""
@@ -81,7 +81,7 @@ class Ledger:
         released[address] = None
         if len(released) > RELEASED_LIMIT:
             del released[next(iter(released))]
-            self.forgotten += 1
+            self.forgotten[family_of(address)] += 1
 
     def end_boot(self) -> None:
         for key in tuple(self.attachments):

@@ -125,10 +125,9 @@ class Store:
             address in self._ledger.owners or address in self._ledger.released[family_of(address)]
         )
 
-    @property
-    def forgotten(self) -> int:
+    def forgotten(self, family: Family) -> int:
         """How many released addresses have fallen off the end of the order (RELEASED_LIMIT)."""
-        return self._ledger.forgotten
+        return self._ledger.forgotten[family]
 
     def released(self, family: Family) -> tuple[Address, ...]:
         """Free addresses that were in use, the longest-free one first."""
