@@ -126,6 +126,16 @@ def test_nodes_come_and_go_and_nothing_breaks(site: Site) -> None:
     assert site.bpf()["opened"] == "adopted"
     assert site.bpf()["transitions"]["buckets"] == found["buckets"]
     assert site.broken() == {}
+    # no table is made without a node that only the maps know of, the kernel's groups not yet
+    site.stop(signal.SIGKILL)
+    site.peers["n3"].process.send_signal(signal.SIGSTOP)
+    site.start()
+    eventually(lambda: sum(p["state"] == "Established" for p in site.status().get("peers", [])) > 1)
+    assert not site.status()["in_sync"]
+    assert site.broken() == {}
+    site.peers["n3"].process.send_signal(signal.SIGCONT)
+    eventually(lambda: site.status()["in_sync"] and site.settled())
+    assert site.broken() == {}
     # a drain: no new flow, and the old ones stay until it goes
     site.peers["n1"].offer({p: {"draining": True} for p in (SERVICE, SERVICE6)})
     eventually(lambda: site.owns("10.9.0.1") == 0 and site.settled())

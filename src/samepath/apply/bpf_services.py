@@ -20,13 +20,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from samepath.apply.bpf_hops import Hops, NoIndexLeft
 from samepath.apply.bpf_plane import Mode, Plane, buckets_of, seconds_of, ticks_of
-from samepath.apply.bpf_tables import BpfTables, Held, Wish, owners_of, wish_of
+from samepath.apply.bpf_tables import (
+    BpfTables,
+    Counts,
+    Held,
+    Wish,
+    former_of,
+    owners_of,
+    wish_of,
+)
 from samepath.apply.groups import ResilientRoutes
 from samepath.apply.row import LOOK_AT_LEAST_S, Row, backoff_s
 from samepath.bpf.errors import BpfError, Unavailable
@@ -41,17 +49,6 @@ PIECE = 4096
 """Services that are written between two yields."""
 READ_AGAIN_S = 30.0
 """The maps are compared with what we believe so often."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Buckets, since the program began."""
-
-    begun: int = 0
-    chained: int = 0
-    departed: int = 0
-    idle: int = 0
-    late: int = 0
 
 
 class BpfServices:
@@ -327,12 +324,7 @@ class BpfServices:
                     row.look_at = -math.inf  # the kernel's group goes in step
         if step.look_at is not None:
             held.look_at = max(now + LOOK_AT_LEAST_S, seconds_of(step.look_at + 1))
-        counts = self.counts
-        counts.begun += step.begun
-        counts.chained += step.chained
-        counts.departed += step.departed
-        counts.idle += step.idle
-        counts.late += step.late
+        self.counts.count(step)
 
     # services
 
@@ -346,7 +338,7 @@ class BpfServices:
             row = self.tables.row_of[address]
             wish = wishes.get(row)
             if wish is not None and host_nlri(address) in stands[row.family]:
-                fresh.setdefault((wish, _former(row, wish)), []).append(address)
+                fresh.setdefault((wish, former_of(row, wish)), []).append(address)
         if not fresh:
             return
         steady_ones = [h for h in self.tables if h.is_steady and not h.unready]
@@ -396,14 +388,6 @@ class BpfServices:
         if all(held.is_steady for held in self.tables):
             named = set().union(*(held.buckets.hops for held in self.tables))
             self.hops.forget(self.plane, named)
-
-
-def _former(row: Row, wish: Wish) -> Table | None:
-    """The kernel's table of a row, where flows are by it that are not by the one that is wanted."""
-    present = row.present
-    if present is None or present.buckets != wish.want.buckets or present == wish.want:
-        return None
-    return present
 
 
 def _enough(size: int, needed: int) -> int:

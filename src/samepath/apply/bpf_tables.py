@@ -17,7 +17,7 @@ import numpy as np
 from samepath.apply.row import Row
 from samepath.hashing.table import Table, build
 from samepath.model.net import Address
-from samepath.plan.transitions import NONE, Buckets, Numbers
+from samepath.plan.transitions import NONE, Advance, Buckets, Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,32 @@ def wish_of(row: Row, buckets: int, usable: Callable[[Address], bool]) -> Wish |
         return None
     living = frozenset(hop.address for hop in row.target.hops if usable(hop.address))
     return Wish(build(members, buckets), living)
+
+
+def former_of(row: Row, wish: Wish) -> Table | None:
+    """The kernel's table of a row, where flows are by it that are not by the one that is wanted."""
+    present = row.present
+    if present is None or present.buckets != wish.want.buckets or present == wish.want:
+        return None
+    return present
+
+
+@dataclass(slots=True)
+class Counts:
+    """Buckets, since the program began."""
+
+    begun: int = 0
+    chained: int = 0
+    departed: int = 0
+    idle: int = 0
+    late: int = 0
+
+    def count(self, step: Advance) -> None:
+        self.begun += step.begun
+        self.chained += step.chained
+        self.departed += step.departed
+        self.idle += step.idle
+        self.late += step.late
 
 
 @dataclass(slots=True, eq=False)

@@ -106,9 +106,10 @@ class Gateway:
         self.plain = PlainRoutes(
             self.kernel, self.slots, metric=config.route_metric, blackholes=False
         )
-        self.deferral = Deferral(adopted_hops(nexthops, groups, routes), self.started)
         self.findings = Findings()
         self.bpf = Bpf(self)
+        adopted = adopted_hops(nexthops, groups, routes) | self.bpf.adopted_hops()
+        self.deferral = Deferral(adopted, self.started)
         self.config_error = ""
         self.hash_checked: dict[Family, str] = {}
         """Families whose flow hash was compared with the prediction, and what was wrong."""
@@ -118,7 +119,7 @@ class Gateway:
         self.is_reload_due = False
         self.reading = Schedule()
         self._memory = Memory()
-        has_adopted = bool(self.deferral.adopted)
+        has_adopted = bool(adopted)
         self.speaker = Speaker(
             with_next_hops(config, self.connected, self.addresses),
             wake=self.wake.set,

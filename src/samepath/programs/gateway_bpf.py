@@ -32,6 +32,7 @@ from samepath.bpf.dataplane import Dataplane
 from samepath.bpf.errors import BpfError, Unavailable
 from samepath.bpf.layout import Sizes
 from samepath.model.config import GatewayConfig
+from samepath.model.net import Address
 
 if TYPE_CHECKING:
     from samepath.programs.gateway import Gateway
@@ -89,6 +90,12 @@ class Bpf:
             return self._retry_at
         # News that came while a pass was at work are for the next one, but not without a pause.
         return min(self._links_at, max(self.driver.next_look, self._pause_until))
+
+    def adopted_hops(self) -> set[Address]:
+        """The living next hops of the maps: more than those of the kernel's groups, which follow
+        when a transition ends. Without their paths no table may be made."""
+        hops = self.driver.hops.known.values() if self.driver is not None else ()
+        return {hop.address for hop in hops if hop.alive}
 
     def neighbors_changed(self) -> None:
         if self.driver is not None:
