@@ -28,8 +28,9 @@ from pathlib import Path
 from benchmarks.fib import Fib, Hops
 from benchmarks.stage import StageError, signals_as_exit, wait
 from samepath.lab import render
+from samepath.lab.removal import down
 from samepath.lab.render import Condition
-from samepath.lab.running import Lab, down
+from samepath.lab.running import Lab
 from samepath.lab.state import replace
 from samepath.lab.topology import SERVICE_ADDRESSES, Spec
 from samepath.model.net import parse_address

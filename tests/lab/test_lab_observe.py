@@ -14,7 +14,8 @@ import pytest
 from samepath.lab import observe
 from samepath.lab.build import batch
 from samepath.lab.netns import ip
-from samepath.lab.running import Lab, down
+from samepath.lab.removal import down
+from samepath.lab.running import Lab
 from samepath.lab.scenario import TARGETS
 from samepath.lab.state import wait
 from samepath.lab.topology import POD_PORT, SERVICE_ADDRESSES, Node, Pod, Spec, Topology

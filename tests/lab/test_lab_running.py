@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from samepath.cli.lab import lab as command
 from samepath.lab import processes
 from samepath.lab.netns import Namespace
+from samepath.lab.removal import down, namespaces_of, programs_of
 from samepath.lab.run import alone
-from samepath.lab.running import Lab, down, namespaces_of, programs_of
+from samepath.lab.running import Lab
 from samepath.lab.state import ROOT, LabError, wait
 from samepath.lab.topology import Spec
 from samepath.programs.control import ask
@@ -55,6 +56,7 @@ def test_up_exec_status_down(name: str, tmp_path: Path) -> None:
     assert status.exit_code == 0
     for host in ("client1", "upstream", "gw1", "gw2", "n1", "n2", "n3", "fabric", "web-n2-1"):
         assert f"  {host} " in status.output
+    assert "10.244." in next(x for x in status.output.splitlines() if "web-n2-1" in x)
     ping = ["exec", "--name", name, "web-n1-1", "--", "ping", "-c1", "-W2", "10.83.0.11"]
     assert run.invoke(command, ping).exit_code == 0
     assert run.invoke(command, ["exec", "--name", name, "client1", "--", "false"]).exit_code == 1

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from samepath.lab import results
+from samepath.lab.removal import down, namespaces_of
 from samepath.lab.report import write
 from samepath.lab.results import Run
 from samepath.lab.run import measure
-from samepath.lab.running import down, namespaces_of
 from samepath.lab.scenario import Paused
 from samepath.lab.state import ROOT
 from samepath.lab.topology import Spec

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
+from samepath.lab.removal import down
 from samepath.lab.run import measure
-from samepath.lab.running import down
 from samepath.lab.scenario import Paused
 from samepath.lab.topology import Spec
 from samepath.programs.gateway_bpf import BPFFS

@@ -28,7 +28,7 @@ from typing import Any
 
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import wait_gone
-from samepath.lab.running import down, labs
+from samepath.lab.removal import down, labs
 from samepath.lab.traffic import SERVER_SCRIPT
 
 IMAGE = "localhost/bb:1"

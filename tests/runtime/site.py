@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from samepath.lab.netns import Namespace
+from samepath.lab.removal import down
 from samepath.lab.render import Condition
-from samepath.lab.running import Lab, down
+from samepath.lab.running import Lab
 from samepath.lab.state import wait
 from samepath.lab.topology import POD_PORT, Pod, Spec
 from samepath.programs.control import ask

@@ -105,7 +105,7 @@ def status(name: str, as_json: bool) -> None:
 @NAME
 @_one_line
 def down(name: str) -> None:
-    from samepath.lab.running import down
+    from samepath.lab.removal import down
 
     removed = down(name)
     if removed.nothing:

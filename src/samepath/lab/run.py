@@ -13,9 +13,10 @@ import msgspec
 
 from samepath.lab import results
 from samepath.lab.progress import Progress
+from samepath.lab.removal import down, need_root
 from samepath.lab.render import Dataplane
 from samepath.lab.results import Run
-from samepath.lab.running import Lab, down, need_root
+from samepath.lab.running import Lab
 from samepath.lab.scenario import Survival, period_s
 from samepath.lab.state import LabError, replace
 from samepath.lab.steps import chosen

@@ -1,22 +1,15 @@
-"""A lab that is up: its hosts and processes, what may be done to them, and its end.
+"""A lab that is up: its hosts, processes and pods, and what may be done to them.
 
-`Lab.up` builds, `Lab.open` finds one that stands, `down` removes all of it, whoever built it and
-however that ended. Its one record is `/run/samepath-lab/NAME/`; but `down` needs no record:
-namespaces are found by the prefix of their names, processes by their mark (`lab.processes`), cables
-end with their namespaces. Called by `cli.lab`, `lab.scenario` and the tests.
+`Lab.up` builds, `Lab.open` finds one that stands; `lab.removal` removes all of it. Its one record
+is `/run/samepath-lab/NAME/` (`lab.state`). Called by `cli.lab`, `lab.scenario` and the tests.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,33 +17,17 @@ from typing import Any
 import msgspec
 
 from samepath.cni.install import CONFLIST, PROGRAM, install
-from samepath.lab import build, observe_bpf, processes, render, runtime
+from samepath.lab import build, processes, render, runtime
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import Process
+from samepath.lab.removal import checked, down, namespaces_of, need_root, programs_of
 from samepath.lab.render import Condition, Dataplane
 from samepath.lab.state import FILE, ROOT, LabError, PodState, State, replace, wait
 from samepath.lab.topology import POD_PORT, Node, Pod, Spec, Topology, topology
 from samepath.lab.traffic import CLIENT_SCRIPT, SERVER_SCRIPT, Traffic, script
 from samepath.programs.control import NotRunningError, ask
 
-NETNS = Path("/run/netns")
-PROGRAMS = Path("/var/lib/samepath-lab")
-"""Where plugins are placed: nothing below /run can be executed on many machines."""
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 ATTACH_LIMIT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What `down` found."""
-
-    processes: int
-    namespaces: int
-    run_dir: bool
-
-    @property
-    def nothing(self) -> bool:
-        return not (self.processes or self.namespaces or self.run_dir)
 
 
 class Lab:
@@ -80,7 +57,7 @@ class Lab:
         Without `programs`: hosts and manifests, but no router, gateway, agent or pod.
         """
         need_root()
-        _checked(name)
+        checked(name)
         ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             (ROOT / name).mkdir(mode=0o700)
@@ -99,7 +76,7 @@ class Lab:
     @classmethod
     def open(cls, name: str) -> Lab:
         """One that stands. Raises LabError."""
-        _checked(name)
+        checked(name)
         file = ROOT / name / FILE
         try:
             return cls(msgspec.json.decode(file.read_bytes(), type=State))
@@ -319,7 +296,7 @@ class Lab:
         try:
             addresses = runtime.attach(self.name, map(self._sandbox, names), ATTACH_LIMIT_S)
         except runtime.AttachError as error:
-            raise LabError(str(error)) from None
+            raise LabError(f"{error}; logs are in {self.run_dir / 'log'}") from None
         pods = [Pod(name, node_of(name), *addresses[name]) for name in names]
         for pod in pods:
             self.add_pod(pod, condition)
@@ -404,63 +381,14 @@ class Lab:
         self._save()
 
 
-def down(name: str) -> Removed:
-    """Remove everything of the lab `name`; it may be whole, half built, or not there at all."""
-    need_root()
-    _checked(name)
-    try:
-        killed = processes.kill_all(name)
-    except TimeoutError as error:
-        raise LabError(f"{error}; try `samepath lab down` again in a while") from None
-    namespaces = namespaces_of(name)
-    for namespace in namespaces:
-        Namespace(namespace).delete()
-    run_dir = ROOT / name
-    existed = run_dir.exists()
-    if existed:
-        for program_dir in (run_dir / "run").glob("*"):
-            observe_bpf.remove(program_dir)
-        shutil.rmtree(run_dir)
-    shutil.rmtree(programs_of(name), ignore_errors=True)
-    for root in (ROOT, PROGRAMS):
-        with contextlib.suppress(OSError):
-            root.rmdir()  # the last one out
-    return Removed(killed, len(namespaces), existed)
-
-
-def programs_of(name: str) -> Path:
-    return PROGRAMS / name
-
-
-def namespaces_of(name: str) -> list[str]:
-    if not NETNS.exists():
-        return []
-    return sorted(p.name for p in NETNS.iterdir() if p.name.startswith(f"{name}."))
-
-
-def labs() -> list[str]:
-    """Names of the labs that have a run directory."""
-    return sorted(p.name for p in ROOT.iterdir()) if ROOT.exists() else []
-
-
 def node_of(pod: str) -> str:
     """`web-n3-1` runs on n3."""
     return pod.split("-")[1] if pod.count("-") == 2 else "?"
 
 
-def need_root() -> None:
-    if os.geteuid() != 0:
-        raise LabError("the lab makes network namespaces, so it needs root")
-
-
 def samepath() -> list[str]:
     """The command of our own programs, in this very installation."""
     return [sys.executable, "-c", "from samepath.cli.main import main; main()"]
-
-
-def _checked(name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise LabError(f"a lab's name is small letters, digits and hyphens, not {name!r}")
 
 
 def _listens(host: Namespace) -> bool:
