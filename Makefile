@@ -32,4 +32,4 @@ lock:
 	@uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --python-version 3.11 -o requirements.lock
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis report
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build report src/samepath/cni/bin src/samepath/bpf/samepath.bpf.o
