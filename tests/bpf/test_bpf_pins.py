@@ -185,7 +185,9 @@ def test_structs_of_a_former_layout_grow_at_their_end(
     plane = open_(folder, SIZES, former)
     maps = plane._maps
     assert (maps["hops"].value_size, maps["flows"].value_size) == (24, 8)
-    maps["settings"].put(bytes(4), struct.pack("=IIII", 0, SEED, 7, 0))
+    setting = maps["settings"].get(bytes(4))
+    assert setting
+    maps["settings"].put(bytes(4), bytes(4) + setting[4:])
     for hop in (1, 2, 3):
         mac = b"\x02\xbb" + hop.to_bytes(4, "big")
         value = struct.pack("=IHH6s6sBBH", 1, 1500, 0, mac, b"\2\xaa\0\0\0\1", 3, 4, 0)

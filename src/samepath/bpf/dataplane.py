@@ -148,10 +148,7 @@ class Dataplane:
         counts.update(zip(new, fresh.tolist(), strict=True))
         width = syscall.possible_cpus() * COUNT.itemsize
         self._maps["service_counts"].put_many(fresh, np.zeros(len(fresh), f"V{width}"))
-        values = np.array(
-            [(t * self.sizes.buckets, self.sizes.buckets, counts[a]) for a, t in tables.items()],
-            SERVICE,
-        )
+        values = np.array([(t * self.sizes.buckets, counts[a]) for a, t in tables.items()], SERVICE)
         self._maps["services"].put_many(_keys(tables), values)
 
     def delete_services(self, addresses: Iterable[Address]) -> None:
@@ -328,7 +325,7 @@ def _opened(folder: Path, sizes: Sizes, seed: int, file: Path) -> tuple[pins.Pin
                 kept = {n: m for n, m in kept.items() if n not in ("services", "buckets")}
     loaded = libbpf.load(file, entries, {name: each.fd for name, each in kept.items()})
     new = pins.Pinned(folder, {n: Map(fd) for n, fd in loaded.maps.items()}, loaded.programs)
-    setting = np.array((layout.LAYOUT, seed, sizes.buckets, 0), SETTINGS).tobytes()
+    setting = layout.settings(seed, sizes.buckets).tobytes()
     if old and len(kept) == len(entries) and _same_programs(old, new):
         new.close()
         _finish(folder, old)

@@ -11,7 +11,9 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from samepath.hashing.siphash import sip_state
 from samepath.model.net import Address
 
 LAYOUT = 1
@@ -35,14 +37,15 @@ MOVING = np.dtype([("table", "<u4"), ("bucket", "<u4"), ("owner", "<u2"), ("old"
                    ("since", "<u4"), ("stamp", "<u4"), ("changed", "<u4")])  # fmt: skip
 """A bucket in transition, and where it is."""
 
-SERVICE = np.dtype([("first", "<u4"), ("buckets", "<u4"), ("count", "<u4")])
+SERVICE = np.dtype([("first", "<u4"), ("count", "<u4")])
 HOP = np.dtype([("ifindex", "<u4"), ("mtu", "<u2"), ("vlan", "<u2"), ("destination_mac", "V6"),
                 ("source_mac", "V6"), ("flags", "u1"), ("length", "u1"), ("spare", "<u2"),
                 ("address", "V16")])  # fmt: skip
 FLOW = np.dtype([("hop", "<u2"), ("kind", "<u2"), ("recorded", "<u4"), ("seen", "<u4")])
 LINK_KEY = np.dtype([("ifindex", "<u4"), ("vlan", "<u2"), ("inner", "<u2")])
 LINK = np.dtype([("mac", "V6"), ("spare", "<u2")])
-SETTINGS = np.dtype([("layout", "<u4"), ("seed", "<u4"), ("buckets", "<u4"), ("spare", "<u4")])
+SETTINGS = np.dtype([("layout", "<u4"), ("seed", "<u4"), ("buckets", "<u4"), ("shift", "<u4"),
+                     ("reciprocal", "<u8"), ("begun", "<u8", (256, 4))])  # fmt: skip
 COUNT = np.dtype([("packets", "<u8"), ("octets", "<u8")])
 
 HOP_ALIVE = 1
@@ -80,6 +83,19 @@ class Total(enum.IntEnum):
     UNRESOLVED = 15
     TOO_BIG = 16
     """Larger than the link's MTU: the kernel fragments, or answers."""
+
+
+def settings(seed: int, buckets: int) -> NDArray[np.void]:
+    """What the program would otherwise compute at each packet."""
+    # Exact for every hash of 31 bits: T. Granlund, P. Montgomery: Division by invariant integers
+    # using multiplication. 1994.
+    shift = 31 + (buckets - 1).bit_length()
+    made = np.zeros((), SETTINGS)
+    made["layout"], made["seed"], made["buckets"], made["shift"] = LAYOUT, seed, buckets, shift
+    made["reciprocal"] = -(-(1 << shift) // buckets)
+    half = seed << 32 | seed
+    made["begun"] = [sip_state((p << 16, 0, 0), (half, half)) for p in range(256)]
+    return made
 
 
 def tick(monotonic_ns: int) -> int:

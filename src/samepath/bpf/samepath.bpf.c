@@ -26,7 +26,7 @@
  */
 #include "packet.h"
 
-/* Variants for `make bench BENCH=dataplane`, never shipped; so is ASK_FIB, below. */
+/* Variants for `make bench BENCH=dataplane`, never shipped; so are VARY and ASK_FIB, below. */
 #ifndef TRACK_EVERY_FLOW
 #define TRACK_EVERY_FLOW 0
 #endif
@@ -93,15 +93,15 @@ static __noinline __u32 in_transition(struct bucket *b, struct flow *flow, __u64
 }
 
 /* The index of a flow's next hop, or 0. Not static: the verifier walks it once, for all callers. */
-__noinline __u32 next_hop(struct flow *flow, __u32 first, __u32 number)
+__noinline __u32 next_hop(struct flow *flow, __u32 first)
 {
 	__u32 zero = 0;
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
-	if (!flow || !set || !number)
+	if (!flow || !set)
 		return 0;
-	__u64 hash = flow_hash(flow, set->seed);
-	__u32 index = first + multipath_hash(hash) % number;
+	__u64 hash = flow_hash(flow, &set->begun[flow->protocol]), low = multipath_hash(hash);
+	__u32 index = first + low - (low * set->reciprocal >> set->shift) * set->buckets;
 	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &index);
 	if (!bucket)
 		return 0;
@@ -149,7 +149,7 @@ static __always_inline int choose(struct frame *f, struct packet *p, struct hop 
 	if (!f->gso && (p->headers > p->length || p->offset + p->length > f->length))
 		return BAD_HEADER;
 
-	__u32 index = next_hop(&p->flow, service->first, service->buckets);
+	__u32 index = next_hop(&p->flow, service->first);
 	struct hop *hop = hop_at(index);
 	if (!index || !hop)
 		return NO_OWNER;
@@ -193,6 +193,9 @@ static __noinline int forward_tc(struct __sk_buff *skb)
 		f.depth = 1;
 		f.vlan = skb->vlan_tci & 0xfff;
 	}
+#ifdef VARY
+	VARY(skb, f);
+#endif
 	int reason = skb->pkt_type && !f.vlan ? NOT_FOR_US : choose(&f, &p, &hop);
 	if (reason)
 		return reason;
@@ -282,4 +285,7 @@ int samepath_xdp(struct xdp_md *context)
 }
 
 /* No helper that is used is for GPL programs only. */
-char _license[] SEC("license") = "Apache-2.0";
+#ifndef LICENSE
+#define LICENSE "Apache-2.0"
+#endif
+char _license[] SEC("license") = LICENSE;

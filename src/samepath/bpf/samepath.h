@@ -5,7 +5,7 @@
 
 struct address { __u32 word[4]; };	/* as on the wire; IPv4 as ::ffff:a.b.c.d */
 
-struct service { __u32 first, buckets, count; };
+struct service { __u32 first, count; };	/* its table's first bucket, its counter */
 
 struct bucket {
 	union {
@@ -32,7 +32,13 @@ enum kind { MIDFLOW, OPENING, ERROR };
 
 struct link_key { __u32 ifindex; __u16 vlan, inner; };
 struct link { __u16 mac[3], spare; };
-struct settings { __u32 layout, seed, buckets, spare; };
+struct sip { __u64 v0, v1, v2, v3; };
+struct settings {
+	__u32 layout, seed;
+	__u32 buckets, shift;			/* of each table; hash / buckets is */
+	__u64 reciprocal;			/* hash * reciprocal >> shift */
+	struct sip begun[256];			/* SipHash of each protocol, see flow_hash.h */
+};
 struct count { __u64 packets, octets; };
 
 enum total {

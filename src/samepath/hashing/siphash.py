@@ -31,6 +31,16 @@ def siphash24(words: Words, key: tuple[int, int], tail: int = 0) -> Any:
     multiple of eight has its last octets, and its length in the top octet, in `tail`; 0 stands for
     a message of whole words.
     """
+    last = tail or (len(words) * 8 & 0xFF) << 56
+    v = sip_state((*words, last), key)
+    v = (v[0], v[1], v[2] ^ 0xFF, v[3])
+    for _ in range(4):
+        v = _sip_round(*v)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def sip_state(words: Words, key: tuple[int, int]) -> tuple[Any, Any, Any, Any]:
+    """SipHash's state after `words`: v0 to v3, where whoever has the rest of a message goes on."""
     k0, k1 = key
     v = (
         k0 ^ 0x736F6D6570736575,
@@ -38,14 +48,10 @@ def siphash24(words: Words, key: tuple[int, int], tail: int = 0) -> Any:
         k0 ^ 0x6C7967656E657261,
         k1 ^ 0x7465646279746573,
     )
-    last = tail or (len(words) * 8 & 0xFF) << 56
-    for word in (*words, last):
+    for word in words:
         v0, v1, v2, v3 = _sip_round(*_sip_round(v[0], v[1], v[2], v[3] ^ word))
         v = (v0 ^ word, v1, v2, v3)
-    v = (v[0], v[1], v[2] ^ 0xFF, v[3])
-    for _ in range(4):
-        v = _sip_round(*v)
-    return v[0] ^ v[1] ^ v[2] ^ v[3]
+    return v
 
 
 def _sip_round(v0: Any, v1: Any, v2: Any, v3: Any) -> tuple[Any, Any, Any, Any]:
