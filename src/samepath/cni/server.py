@@ -89,8 +89,10 @@ class Server:
             with connection:
                 try:
                     self._attend(connection)
-                except (WireError, TimeoutError, ConnectionError) as error:
-                    log.warning("a request was not understood, or not ended: %s", error)
+                except (WireError, TimeoutError) as error:
+                    log.warning("a request was not understood: %s", error)
+                except ConnectionError:
+                    log.info("the plugin has gone before it had its answer")
                 except Exception:
                     log.exception("a request has met a fault of ours")
 

@@ -212,12 +212,14 @@ class Pods:
                 own.claim(family)
         for block in own.give_back(time.monotonic()):
             log.info("block %s is empty, and was given back", block)
+        trouble = None
+        self._own = _prefixes(o.block for o in own.own)
         if own.trouble:
             self.errors["blocks"] = own.trouble
-            self._own = _prefixes(o.block for o in own.own) | self._in_use(cluster)
-        else:
-            self._own = _prefixes(o.block for o in own.own)
-            self.operations.trouble = None
+            self._own |= self._in_use(cluster)
+            if not own.own:  # read never, since we began: what is ours is not known
+                trouble = CniError(Code.TRY_AGAIN_LATER, own.trouble)
+        self.operations.trouble = trouble
 
     def _without_store(self, cluster: Cluster) -> frozenset[Prefix]:
         """What the pods that live need."""
