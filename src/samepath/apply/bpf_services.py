@@ -19,7 +19,7 @@ links the program is attached to is `apply.bpf_links`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -178,7 +178,8 @@ class BpfServices:
             buckets = buckets_of(self.plane.table(number), now)
             held_table = self.tables.by_id[number] = Held(number, buckets)
             held_table.wish = former.get(number)
-            self.tables.put(held_table, addresses)
+            for address in addresses:
+                self.tables.put(held_table, address)
         self._read_at = self.clock() + READ_AGAIN_S
 
     def _belongs(self, family: Family, nlri: Nlri, row: Row | None) -> None:
@@ -300,7 +301,7 @@ class BpfServices:
         made.look_at = held.look_at
         if wish is not None:
             self._step(made, wish)
-        yield from self._put(made, addresses)
+        yield from self._put(dict.fromkeys(addresses, made))
 
     def _step(self, held: Held, wish: Wish) -> None:
         now = self.clock()
@@ -343,9 +344,12 @@ class BpfServices:
             return
         steady_ones = [h for h in self.tables if h.is_steady and not h.unready]
         homes = {held.wish: held for held in steady_ones}
+        where: dict[Address, Held] = {}
         for (wish, former), addresses in fresh.items():
             home = homes.get(wish) if former is None else None
-            yield from self._put(home or self._make(wish, former), addresses)
+            where.update(dict.fromkeys(addresses, home or self._make(wish, former)))
+            yield
+        yield from self._put(where)
 
     def _make(self, wish: Wish, former: Table | None) -> Held:
         """A table without a past, or with that of the kernel's group, which had the flows."""
@@ -355,10 +359,11 @@ class BpfServices:
         self._step(made, wish)
         return made
 
-    def _put(self, held: Held, addresses: Collection[Address]) -> Iterator[None]:
-        for piece in _pieces(addresses):
-            self.plane.put_services(dict.fromkeys(piece, held.id))
-            self.tables.put(held, piece)
+    def _put(self, where: Mapping[Address, Held]) -> Iterator[None]:
+        for piece in _pieces(where):
+            self.plane.put_services({address: where[address].id for address in piece})
+            for address in piece:
+                self.tables.put(where[address], address)
             yield
 
     def _delete(self) -> Iterator[None]:
@@ -378,7 +383,7 @@ class BpfServices:
                 continue
             home = homes.setdefault(held.wish, held)
             if home is not held:
-                yield from self._put(home, list(held.services))
+                yield from self._put(dict.fromkeys(held.services, home))
 
     def _tidy(self, alive: set[Address]) -> None:
         for held in self.tables:

@@ -141,15 +141,14 @@ class BpfTables:
         elif row is not None:
             self.unplaced.add(address)
 
-    def put(self, held: Held, addresses: Iterable[Address]) -> None:
-        """These stand in the map with this table."""
-        for address in addresses:
-            former = self.at.get(address)
-            if former is not None:
-                self._leave(former, address)
-            self.at[address] = held
-            self.unplaced.discard(address)
-            self._enter(held, address)
+    def put(self, held: Held, address: Address) -> None:
+        """The service stands in the map with this table."""
+        former = self.at.get(address)
+        if former is not None:
+            self._leave(former, address)
+        self.at[address] = held
+        self.unplaced.discard(address)
+        self._enter(held, address)
 
     def gone(self, addresses: Iterable[Address]) -> None:
         """These stand in the map no more."""
