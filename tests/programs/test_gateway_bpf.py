@@ -280,3 +280,13 @@ def test_a_link_that_comes_later_is_attached_too(site: Site) -> None:
     site.write_config()
     eventually(lambda: site.bpf()["attached"] == {"eth1": "tcx"})
     assert any("none0" in f["text"] for f in site.status()["settings"])
+
+
+def test_xdp_by_choice_and_back(site: Site) -> None:
+    site.config = msgspec.structs.replace(site.config, attach="xdp")
+    site.up(1, 2)
+    assert site.bpf()["attached"] == {"eth0": "xdp", "eth1": "xdp"}
+    site.config = msgspec.structs.replace(site.config, attach="tc")
+    site.again()
+    assert site.bpf()["attached"] == {"eth0": "tcx", "eth1": "tcx"}
+    site.hold(20)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from samepath.bpf.errors import BpfError
-from samepath.bpf.layout import BUCKET, HOP, SERVICE
+from samepath.bpf.layout import BUCKET, HOP, SERVICE, SETTINGS
 from samepath.bpf.syscall import Map, pinned
 from samepath.model.net import Address, address_text, parse_address
 from samepath.programs.gateway_bpf import pin_folder
@@ -40,7 +40,9 @@ def _buckets(run_dir: Path, service: str) -> np.ndarray | None:
         entry = services.get(address if len(address) == 16 else _MAPPED + address)
     if entry is None:
         return None
-    first, count, _ = np.frombuffer(entry, SERVICE)[0].tolist()
+    first = int(np.frombuffer(entry, SERVICE)["first"][0])
+    with _map(run_dir, "settings") as settings:
+        count = int(np.frombuffer(settings.get(bytes(4)) or b"", SETTINGS)["buckets"][0])
     with _map(run_dir, "buckets") as buckets:
         _, values = buckets.items()
     return values.view(BUCKET)[first : first + count]
