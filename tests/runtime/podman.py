@@ -181,6 +181,13 @@ def _is_over(name: str) -> bool:
     return found is not None and not Path(f"/proc/{found[1]}").exists()
 
 
+def control_groups(container: str = "*") -> set[Path]:
+    """Those of a container, or of all: in one hierarchy, or in several."""
+    name = f"libpod_parent/libpod-{container}"
+    root = Path("/sys/fs/cgroup")
+    return {*root.glob(name), *root.glob(f"*/{name}")}
+
+
 def _environment(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
@@ -227,11 +234,10 @@ def _remove(folder: Path) -> None:
         wait_gone(conmon, 5)
     for path in spaces:
         Namespace(path.name).delete()
-    for container in containers:
-        for group in Path("/sys/fs/cgroup").glob(f"*/libpod_parent/libpod-{container}"):
-            for part in (*(p for p in group.iterdir() if p.is_dir()), group):
-                with contextlib.suppress(OSError):
-                    part.rmdir()
+    for group in [group for container in containers for group in control_groups(container)]:
+        for part in (*(p for p in group.iterdir() if p.is_dir()), group):
+            with contextlib.suppress(OSError):
+                part.rmdir()
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in reversed([m for m in mounts if m.startswith(f"{folder}/")]):
         subprocess.run(["umount", "-l", mount], check=False)

@@ -12,7 +12,7 @@ import pytest
 
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import wait_gone
-from tests.runtime.podman import NETNS, Podman, parent, remove_leftovers
+from tests.runtime.podman import NETNS, Podman, control_groups, parent, remove_leftovers
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
 
@@ -31,10 +31,6 @@ def reference(name: str, node: Namespace) -> Podman:
 
 def podman_spaces() -> set[Path]:
     return set(NETNS.glob("netns-*"))
-
-
-def control_groups() -> set[Path]:
-    return set(Path("/sys/fs/cgroup").glob("*/libpod_parent/libpod-*"))
 
 
 @pytest.fixture

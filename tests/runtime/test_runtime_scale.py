@@ -64,6 +64,8 @@ def test_a_service_of_containers_is_scaled(site: Site, traffic: Traffic) -> None
     one = [site.start_pod(node, 1, Condition.READY) for node in ("n1", "n2")]
     site.lab.write_manifests()
     serving(site, ["n1", "n2"], [])
+    # The first to be advertised had the whole table; nothing is busy as yet.
+    wait(lambda: observe.moves_waiting(site.lab, ["gw1", "gw2"]) == 0, 30, "the moves to be done")
     opened = traffic.open(CONNECTIONS, TARGETS)
     assert (opened.done, opened.failed) == (CONNECTIONS, ())
     assert set(opened.by_pod) == {"web-n1-1", "web-n2-1"}
