@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from samepath.apply.bpf_plane import Mode, ticks_of
-from samepath.bpf.errors import BpfError
+from samepath.bpf.errors import BpfError, Unavailable
 from samepath.bpf.layout import BUCKET, Counters, FlowCount, Hop, Sizes
 from samepath.model.net import Address
 from samepath.plan.transitions import Numbers
@@ -41,25 +41,34 @@ class FakeDataplane:
     """(service, flow) -> hop, tick of the record"""
     times_opened: int = 0
     opened: Opened = Opened.ADOPTED
+    is_open: bool = False
+    refuse_open: int = 0
     refuse: str = ""
     """The next operation of this name is refused."""
     log: list[str] = field(default_factory=list)
 
     def open(self, sizes: Sizes) -> FakeDataplane:
+        if self.refuse_open:
+            self.refuse_open -= 1
+            raise Unavailable("open: refused")
+        self.is_open = True
         self.sizes = sizes
         self.times_opened += 1
         return self
 
     def close(self) -> None:
-        pass
+        assert self.is_open
+        self.is_open = False
 
     def _did(self, what: str) -> None:
+        assert self.is_open
         self.log.append(what)
         if self.refuse == what:
             self.refuse = ""
             raise BpfError(what, 12)
 
     def services(self) -> dict[Address, int]:
+        assert self.is_open
         return dict(self.map)
 
     def put_services(self, tables: Mapping[Address, int]) -> None:

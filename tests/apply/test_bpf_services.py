@@ -218,6 +218,26 @@ def test_services_share_a_table_and_part_with_their_flows(stage: Stage) -> None:
     assert {held.id for held in stage.driver.tables} == set(stage.plane.map.values())
 
 
+def test_maps_are_opened_anew_and_a_failure_of_that_is_survived(stage: Stage) -> None:
+    stage.want({1: target(1, 2)})
+    flows = Flows(stage, 1)
+    stage.want({1: target(1, 2, 3)})
+    stage.driver.reopen_soon(5000)
+    assert stage.driver.next_look < stage.site.now
+    stage.plane.refuse_open = 3  # the larger ones, those of before, and once more
+    for _ in stage.driver.work():
+        pass
+    assert "open" in stage.driver.error
+    assert not stage.driver.is_open
+    assert flows.broken() == 0
+    stage.site.pass_time(1)
+    for _ in stage.driver.work():
+        pass
+    stage.pass_time(2)
+    assert stage.driver.is_settled
+    assert flows.broken() == 0
+
+
 def test_a_service_that_comes_from_the_kernels_groups_brings_its_flows(stage: Stage) -> None:
     """The data plane is loaded amid moves that wait: what the kernel has not moved stays."""
     stage.driver.services.rows.news = None
@@ -272,6 +292,8 @@ def test_no_bucket_leaves_a_living_owner_for_one_whose_mac_is_not_known(stage: S
     stage.silent = {node(3)}
     stage.want({1: target(1, 2, 3)})
     stage.wants_owner(1, 1, 2)
+    assert not stage.driver.is_settled
+    assert stage.driver.next_look > stage.site.now, "but nothing to do until there is news"
     before = stage.site.owners(1)
     stage.pass_time(100)
     assert stage.site.owners(1) == before

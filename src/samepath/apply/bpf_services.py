@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from errno import EBADF
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class BpfServices:
     ) -> None:
         """`open_plane` opens, adopts or enlarges. Raises Unavailable, BpfError."""
         self.open_plane = open_plane
-        self.plane = open_plane(sizes)
+        self._plane: Plane | None = open_plane(sizes)
         self.opened = self.plane.opened.value
         """`created`, `adopted` or `migrated`."""
         self.services = services
@@ -87,13 +88,30 @@ class BpfServices:
         self._read_at = -math.inf
         self._hops_due = True
         self._alive: set[Address] = set()
+        self._reopen: Sizes | None = None
+        """The maps are to be opened anew, so large."""
         self._wishes: dict[Row, tuple[Target, Wish | None]] = {}
         """By row: for which target."""
         self._routes_seen = -1
         """Which version of the routes `unplaced` was compared with."""
+        try:
+            self._adopt()
+        except BpfError:
+            self.plane.close()  # or its lock would keep the next try out
+            raise
         services.rows.news = {f: set() for f in Family}
         services.elsewhere = self.idle_of
-        self._adopt()
+
+    @property
+    def is_open(self) -> bool:
+        return self._plane is not None
+
+    @property
+    def plane(self) -> Plane:
+        """Raises BpfError while the maps could not be opened again; the program goes on by them."""
+        if self._plane is None:
+            raise BpfError("the maps", EBADF)
+        return self._plane
 
     # what others ask and tell
 
@@ -106,9 +124,9 @@ class BpfServices:
         self._wishes = {}
         self._hops_due = True
 
-    def reopen(self, flows: int) -> None:
-        """With so many flows, and whatever else `open_plane` takes. Raises Unavailable."""
-        self._grow(replace(self.plane.sizes, flows=flows), force=True)
+    def reopen_soon(self, flows: int) -> None:
+        """With so many flows, and whatever else `open_plane` takes, in the next pass."""
+        self._reopen = replace(self.plane.sizes, flows=flows)
 
     def configure(self, *, idle_s: float, deadline_s: float | None) -> None:
         self.idle_s, self.deadline_s = idle_s, deadline_s
@@ -120,7 +138,7 @@ class BpfServices:
         """When `work` has something to do by itself."""
         if self.error:
             return self._retry_at
-        if not self.is_settled:
+        if self._has_news:
             return -math.inf
         looks = (held.look_at for held in self.tables) if self.services.in_sync else ()
         return min(self._read_at, *looks, math.inf)
@@ -128,13 +146,18 @@ class BpfServices:
     @property
     def is_settled(self) -> bool:
         """The maps hold what is wanted, but for transitions."""
-        if self.error or self._hops_due:
-            return False
-        if not self.services.in_sync:
+        is_done = not self.error and not self._has_news
+        return is_done and not any(held.unready for held in self.tables)
+
+    @property
+    def _has_news(self) -> bool:
+        if self._hops_due or self._reopen is not None:
             return True
-        if self.tables.unplaced and self._routes_seen != self.services.routes.version:
+        if not self.services.in_sync:
             return False
-        return not any((self.services.rows.news or {}).values())
+        if self.tables.unplaced and self._routes_seen != self.services.routes.version:
+            return True
+        return any((self.services.rows.news or {}).values())
 
     def idle_of(self, row: Row) -> list[float] | None:
         """For the kernel's group of a row: a bucket counts as idle when the maps have it steady
@@ -196,6 +219,9 @@ class BpfServices:
         if self.error and now < self._retry_at:
             return
         try:
+            if self._reopen is not None:
+                self._grow(self._reopen, force=True)
+                yield
             if self.error or now >= self._read_at:
                 self._adopt()
                 yield
@@ -255,15 +281,21 @@ class BpfServices:
 
     def _grow(self, wanted: Sizes, *, force: bool = False) -> None:
         """Larger maps, where these do not hold what is wanted."""
-        sizes = self.plane.sizes
-        if wanted == sizes and not force:
-            return
-        self.plane.close()
+        sizes = wanted
+        if self._plane is not None:
+            sizes = self._plane.sizes
+            if wanted == sizes and not force:
+                return
+            self._plane.close()
+            self._plane = None
+        self._reopen = sizes  # if all fails, the next pass begins with it
         try:
-            self.plane = self.open_plane(wanted)
+            self._plane = self.open_plane(wanted)
         except (BpfError, Unavailable):
-            self.plane = self.open_plane(sizes)
+            self._plane = self.open_plane(sizes)
+            self._reopen = None
             raise
+        self._reopen = None
 
     def _new_table(self, buckets: Buckets) -> Held:
         sizes = self.plane.sizes

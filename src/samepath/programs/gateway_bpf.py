@@ -117,10 +117,7 @@ class Bpf:
         )
         sized = (config.hash_seed, config.flow_table_entries)
         if sized != (former.hash_seed, former.flow_table_entries):
-            try:
-                self.driver.reopen(config.flow_table_entries)
-            except (BpfError, Unavailable) as error:
-                log.warning("the maps could not be made anew: %s", error)
+            self.driver.reopen_soon(config.flow_table_entries)
 
     # the work
 
@@ -137,7 +134,7 @@ class Bpf:
             yield
         if self.driver is None:
             return
-        if now >= self._links_at:
+        if now >= self._links_at and self.driver.is_open:
             self._attach()
             yield
         yield from self.driver.work()

@@ -127,7 +127,7 @@ def bpf_trace(gateway: Gateway, address: Address, bucket: int) -> dict[str, Any]
     bpf = gateway.bpf
     driver = bpf.driver
     held = driver.tables.at.get(address) if driver is not None else None
-    if driver is None or held is None or not bpf.is_serving:
+    if driver is None or held is None or not (bpf.is_serving and driver.is_open):
         return None
     now = time.monotonic()
     buckets = buckets_of(driver.plane.table(held.id), ticks_of(now))
