@@ -28,11 +28,23 @@ class Import(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     routes: list[str] = []
     max_prefixes: int = 10_000
     """Accepted prefixes per session and family; those beyond are refused with a reason."""
+    warn_percent: int = 80
+    """Of `max_prefixes`: said in the log and in the status when so many are accepted."""
+    beyond: Literal["refuse", "restart"] = "refuse"
+    """What more than `max_prefixes` lead to: they are refused, or the session is ended, its paths
+    go, and it is tried again after `restart_s`."""
+    restart_s: float = 300.0
+    next_hop: Literal["any", "peer"] = "any"
+    """`peer`: neighbours speak for themselves alone. Their next hops must be their own, and a pod
+    block belongs to the first that advertises it (docs/security.md)."""
 
     def __post_init__(self) -> None:
         for texts in (self.services, self.pods, self.routes):
             PrefixSet(texts)
         _positive("max_prefixes", self.max_prefixes)
+        _positive("restart_s", self.restart_s)
+        if not 1 <= self.warn_percent <= 100:
+            raise ValueError(f"warn_percent: 1 to 100, not {self.warn_percent}")
 
 
 class BfdProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -94,6 +106,15 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     connect_retry_s: int = 5
     graceful_restart_s: int = 120
     """Restart time that we announce (RFC 4724); 0 switches graceful restart off."""
+    password_file: str | None = None
+    """TCP-MD5 (RFC 2385): the first line of this file, 1 to 80 octets, on both sides the same. The
+    file is looked at every few seconds; another password ends the session."""
+    ttl_security: bool | int = False
+    """GTSM (RFC 5082): packets that have come through more routers than these are dropped, and
+    ours leave with TTL 255, as the other side must want it. `true` or 1: the neighbour is on our
+    link; N: at most N - 1 routers are in between."""
+    ebgp_multihop: int = 1
+    """TTL of what we send to an external neighbour: 1 if it is on our link."""
     bfd: str | None = None
     """Name of one of `bfd_profiles`; left out: no BFD with this neighbour."""
     max_sessions: int = 1024
@@ -117,6 +138,11 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         _session_times(self)
         _as_number("remote_as", self.remote_as)
         _positive("max_sessions", self.max_sessions)
+        for name in ("ebgp_multihop", "ttl_security"):
+            if not isinstance(getattr(self, name), bool) and not 1 <= getattr(self, name) <= 255:
+                raise ValueError(f"{name}: 1 to 255, not {getattr(self, name)}")
+        if self.ttl_security and self.ebgp_multihop > 1:
+            raise ValueError("ttl_security: a number of hops in place of ebgp_multihop, not both")
         if not self.families:
             raise ValueError("families: at least one of ipv4, ipv6")
 
@@ -160,6 +186,7 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
         for neighbor in self.neighbors:
             if neighbor.bfd is not None and neighbor.bfd not in self.bfd_profiles:
                 raise ValueError(f"neighbors: {neighbor.name}: bfd: no profile {neighbor.bfd!r}")
+        _passwords_within_ranges(self.neighbors)
 
 
 class GatewayConfig(Bgp, frozen=True, kw_only=True):
@@ -267,6 +294,20 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
     the two has none. We listen on ours. Else pod blocks come by the gateways, which reflect them.
     `true`, or a mapping with other terms than the usual ones."""
     route_metric: int = 10
+
+
+def _passwords_within_ranges(neighbors: list[Neighbor]) -> None:
+    """The kernel asks all addresses of a range for the password, or none (RFC 2385, tcp(7))."""
+    for outer in neighbors:
+        if outer.range is None or outer.password_file is None:
+            continue
+        covers = PrefixSet([outer.range])
+        for inner in neighbors:
+            if inner.password_file is None and covers.covers(*parse_prefix(inner.name)):
+                raise ValueError(
+                    f"neighbors: {inner.name}: password_file: it lies in {outer.range}, "
+                    "which has one, so it needs one, too"
+                )
 
 
 def _session_times(terms: Neighbor | Mesh) -> None:
