@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from errno import EADDRNOTAVAIL, EBADF, EEXIST, EINVAL, ENODEV, EOPNOTSUPP, ERANGE
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,11 @@ from samepath.netlink.kernel import Kernel, RealKernel
 from samepath.netlink.objects import Neighbor, Route
 from samepath.netlink.ops import (
     CreateVeth,
+    DeleteAddress,
     DeleteLink,
     DeleteNeighbor,
     Op,
+    PutAddress,
     PutNeighbor,
     PutRoute,
     SetLink,
@@ -39,6 +42,7 @@ class Pair:
     node: Kernel
     pod: Kernel
     descriptor: int
+    here: Path | None = None
 
     def veth(self, name: str = "sp1", peer: str = "eth0", **more: object) -> CreateVeth:
         fields = {"mtu": 1400, "mac": HOST, "peer_mac": POD, **more}
@@ -59,7 +63,7 @@ def real_pair() -> Iterator[Pair]:
         descriptor = os.open(pod.path, os.O_RDONLY | os.O_CLOEXEC)
         kernels = RealKernel(node.path), RealKernel(descriptor)
         try:
-            yield Pair(*kernels, descriptor)
+            yield Pair(*kernels, descriptor, node.path)
         finally:
             os.close(descriptor)
             for kernel in kernels:
@@ -200,3 +204,26 @@ def test_deleting_neighbours_and_links_that_are_not_there_is_a_success(pair: Pai
     entry = Neighbor(index, FOUR, uapi.NUD_PERMANENT, POD)
     do(pair.node, SetLink("sp1", up=True), PutNeighbor(entry), DeleteNeighbor(index, FOUR))
     assert entry not in pair.node.neighbors()
+
+
+@pytest.mark.netns
+def test_a_monitor_may_leave_out_links_by_name(real_pair: Pair) -> None:
+    assert isinstance(real_pair.node, RealKernel)
+    do(real_pair.node, real_pair.veth("smp0", "old0"))
+    monitor = real_pair.node.monitor(ignore_links="smp")
+    other = RealKernel(real_pair.here)
+    try:
+        do(other, real_pair.veth("smp1", "new0"), SetLink("smp1", up=True, mtu=1300))
+        for name in ("smp0", "smp1"):
+            index = other.link(name).index
+            do(other, PutAddress(index, FOUR, 32), DeleteAddress(index, FOUR, 32))
+            do(other, DeleteLink(index))
+        assert monitor.drain() == set()
+        do(other, real_pair.veth("eth7", "new0"))
+        assert monitor.drain() == {"link"}
+        index = other.link("eth7").index
+        do(other, SetLink(index, up=True), PutAddress(index, FOUR, 32))
+        assert monitor.drain() == {"link", "address"}
+    finally:
+        monitor.close()
+        other.close()

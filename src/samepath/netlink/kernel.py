@@ -148,9 +148,23 @@ class RealKernel:
     def close(self) -> None:
         self._socket.close()
 
-    def monitor(self, *, routes: bool = False, neighbors: bool = False) -> Monitor:
-        port = self._socket.port
-        return RealMonitor(self._netns, ignore_port=port, routes=routes, neighbors=neighbors)
+    def monitor(
+        self, *, routes: bool = False, neighbors: bool = False, ignore_links: str = ""
+    ) -> Monitor:
+        """Links whose names begin with `ignore_links` are no news."""
+        return RealMonitor(
+            self._netns,
+            ignore_port=self._socket.port,
+            routes=routes,
+            neighbors=neighbors,
+            ignore_links=ignore_links,
+            ignored=(
+                x.index for x in self.links() if ignore_links and x.name.startswith(ignore_links)
+            ),
+        )
+
+    def _links_named(self, prefix: str) -> list[int]:
+        return [link.index for link in self.links() if link.name.startswith(prefix)]
 
     def links(self) -> list[Link]:
         body = _IFINFOMSG.pack(0, 0, 0, 0, 0)

@@ -14,11 +14,12 @@ import ctypes
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 from errno import EAGAIN, ENOBUFS
 from typing import Protocol
 
 from samepath.netlink import uapi
-from samepath.netlink.codec import HEADER, HEADER_SIZE
+from samepath.netlink.codec import HEADER, HEADER_SIZE, attributes
 from samepath.netlink.socket import Netns, open_socket
 
 OVERFLOW = "overflow"
@@ -46,6 +47,8 @@ _GROUPS = (
 )
 _ROUTE_GROUPS = (uapi.RTNLGRP_IPV4_ROUTE, uapi.RTNLGRP_IPV6_ROUTE)
 _SO_ATTACH_FILTER = 26
+_INDEX = struct.Struct("=4xi")
+_IFINFOMSG_OCTETS = 16
 _SOCK_FILTER = struct.Struct("=HBBI")
 _DATAGRAM_OCTETS = 64 * 1024
 _DRAIN_DATAGRAMS = 4096
@@ -75,8 +78,14 @@ class RealMonitor:
         ignore_port: int = 0,
         routes: bool = False,
         neighbors: bool = False,
+        ignore_links: str = "",
+        ignored: Iterable[int] = (),
     ) -> None:
-        """`ignore_port` is the netlink port of the one whose changes are no news: the writer."""
+        """`ignore_port` is the netlink port of the one whose changes are no news: the writer.
+        Links whose names begin with `ignore_links` are no news either, nor are their addresses;
+        `ignored` are those that are there."""
+        self._ignore_links = ignore_links.encode()
+        self._ignored = set(ignored)
         self._socket = open_socket(netns, blocking=False)
         if ignore_port:
             _leave_out(self._socket, ignore_port)
@@ -106,9 +115,27 @@ class RealMonitor:
                 continue
             # The kernel sends one message a notification.
             type_ = HEADER.unpack_from(data)[1]
-            if type_ in KINDS:
+            if type_ in KINDS and not (self._ignore_links and self._is_ignored(type_, data)):
                 kinds.add(KINDS[type_])
         return kinds
+
+    def _is_ignored(self, type_: int, data: bytes) -> bool:
+        if KINDS[type_] not in ("link", "address"):
+            return False
+        # ifinfomsg and ifaddrmsg have the index at the same place.
+        index: int = _INDEX.unpack_from(data, HEADER_SIZE)[0]
+        if KINDS[type_] == "link":
+            name = attributes(memoryview(data), HEADER_SIZE + _IFINFOMSG_OCTETS).get(
+                uapi.IFLA_IFNAME
+            )
+            if name is not None and bytes(name).startswith(self._ignore_links):
+                # The last word of a link comes after the last one of its addresses.
+                if type_ == uapi.RTM_DELLINK:
+                    self._ignored.discard(index)
+                else:
+                    self._ignored.add(index)
+                return True
+        return index in self._ignored
 
 
 def _leave_out(sock: socket.socket, port: int) -> None:

@@ -32,7 +32,7 @@ from samepath.model.cluster import Cluster, make_cluster
 from samepath.model.config import AgentConfig
 from samepath.model.documents import DocumentError
 from samepath.model.net import Address, Family, parse_address
-from samepath.model.ours import PROTOCOL
+from samepath.model.ours import POD_LINK, PROTOCOL
 from samepath.netlink import uapi
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.monitor import Monitor
@@ -106,7 +106,7 @@ class Agent:
         stopping = Stopping(self._reload)
         self._settle_settings()
         await self.routing.start(self.wake.set, restarted=await self._has_state())
-        monitor, rules_monitor = self.kernel.monitor(), RulesMonitor()
+        monitor, rules_monitor = self.kernel.monitor(ignore_links=POD_LINK), RulesMonitor()
         loop.add_reader(monitor.fileno(), self._on_kernel, monitor)
         loop.add_reader(rules_monitor.fileno(), self._on_rules, rules_monitor)
         pods = self._make_pods()
@@ -194,7 +194,8 @@ class Agent:
             log.log(finding.level, "%s", finding.text)
 
     def _on_kernel(self, monitor: Monitor) -> None:
-        monitor.drain()
+        if not monitor.drain():
+            return  # pods come and go
         self.kernel_touched = True
         if time.monotonic() >= self.read_pause_until:
             self.wake.set()

@@ -54,6 +54,17 @@ _WAITING = CniError(
 )
 
 
+class _Blocks(Blocks):
+    """Says so when another block may have been claimed."""
+
+    on_claim: Callable[[], None] = staticmethod(lambda: None)
+
+    def claim(self, family: Family) -> str | None:
+        text = super().claim(family)
+        self.on_claim()
+        return text
+
+
 class Pods:
     def __init__(
         self,
@@ -87,6 +98,7 @@ class Pods:
         self._monitor = monitor
         self._cluster: Cluster | None = None
         self._own: frozenset[Prefix] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._kernel_touched = True
         self._failed: set[str] = set()
         """Repairs that failed at the last look."""
@@ -120,7 +132,7 @@ class Pods:
     async def run(self) -> None:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._monitor.fileno(), self._on_kernel)
+        self._loop = loop
         await asyncio.to_thread(self._look)
         self._server = Server(self._run_dir, self.operations)
         self._server.start()
@@ -129,6 +141,7 @@ class Pods:
         while True:
             before, began = self._own, loop.time()
             self._wake.clear()
+            self._listen()
             await asyncio.to_thread(self._look)
             if self._own != before:
                 self._changed()
@@ -153,9 +166,14 @@ class Pods:
             self._store.close()
 
     def _on_kernel(self) -> None:
-        self._monitor.drain()
+        """Once is enough: what else happens before the next look is not listened to."""
+        asyncio.get_running_loop().remove_reader(self._monitor.fileno())
         self._kernel_touched = True
         self._wake.set()
+
+    def _listen(self) -> None:
+        self._monitor.drain()
+        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._on_kernel)
 
     # -- A look, in a thread ------------------------------------------------------------------
 
@@ -193,9 +211,15 @@ class Pods:
         self.operations.leftovers.settle(self.operations.addresses, self._kernel)
 
     def _make_blocks(self, store: Store) -> Blocks:
-        made = Blocks(store, self.config.node, self._configured(), self._claims)
+        made = _Blocks(store, self.config.node, self._configured(), self._claims)
+        made.on_claim = self._on_claim
         self._blocks, self.operations.addresses = made, made.addresses
         return made
+
+    def _on_claim(self) -> None:
+        """In a thread of the server: the block is to be advertised before its first pod is up."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._changed)
 
     def _configured(self) -> tuple[Block, ...]:
         return tuple(Block(*parse_prefix(text)) for text in self.config.pod_cidrs)
@@ -265,13 +289,14 @@ class Pods:
         if not self._kernel_touched or addresses is None:
             return
         self._kernel_touched = False
-        kernel = self._kernel
+        kernel, turns = self._kernel, self.operations.turns
+        before = set(addresses.all())
         links, neighbors = kernel.links(), kernel.neighbors()
         routes = [route for family in Family for route in kernel.routes(family, PROTOCOL)]
         strays = set_aside(addresses, kernel_view(links, routes, neighbors).links)
         self.strays = [" ".join(key) for key in strays]
-        # The store is asked last: what has a link now has its record, unless it is being unmade.
-        settled = [a for a in addresses.all() if not self.operations.turns.is_busy(a.key)]
+        # What was the same before and after, and is not being worked at, stood all the time.
+        settled = [a for a in addresses.all() if a in before and not turns.is_busy(a.key)]
         ops = missing(settled, links, kernel.addresses(), neighbors, routes)
         failed = {str(e.op): e.text for e in kernel.apply(ops) if e is not None}
         if len(ops) > len(failed):
