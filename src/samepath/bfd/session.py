@@ -95,6 +95,13 @@ class Change:
     diagnostic: int
     """The peer's own word for it, if it signals a change (`packet.Diagnostic`)."""
 
+    @property
+    def is_loss(self) -> bool:
+        """The path was there and is not any more. What an operator takes down, on either side, says
+        nothing about the path (RFC 5882 §4.2)."""
+        losses = (Event.DETECTION_EXPIRED, Event.RECEIVED_DOWN)
+        return self.was is State.UP and self.event in losses
+
 
 class Session:
     def __init__(
@@ -114,8 +121,10 @@ class Session:
         self.since = now
         self.sent = 0
         self.received = 0
-        self.downs = 0
-        """Times that it was up and then was not."""
+        self.losses = 0
+        self.last_change: Change | None = None
+        self.is_touched = True
+        """Something that is to be seen from outside has changed; the owner takes it back."""
         self._jitter = jitter
         self._out: list[bytes] = []
         self._changes: list[Change] = []
@@ -230,8 +239,9 @@ class Session:
         self.standing = replace(self.standing, state=state)
         self.diagnostic = _DIAGNOSTICS.get(event, Diagnostic.NONE)
         self.since = now
-        self.downs += was is State.UP
-        self._changes.append(Change(was, state, event, said))
+        self.last_change = Change(was, state, event, said)
+        self.losses += self.last_change.is_loss
+        self._changes.append(self.last_change)
         self._polled = None
         self._announce()
         self._changed(now)
@@ -241,6 +251,7 @@ class Session:
         than that (RFC 5880 §6.8.3)."""
         self.standing = standing
         self._periodic = None
+        self.is_touched = True
         if not self._may_send:
             self._send_at = None
         else:
@@ -277,6 +288,7 @@ class Session:
         """The peer's Final. If our numbers have changed meanwhile, it may not know them yet."""
         confirmed, self._polled = self._polled, None
         self._periodic = None
+        self.is_touched = True
         if confirmed == (self._desired_us, self._required_us):
             self._desired_used_us, self._required_used_us = confirmed
             if not self._may_send:
@@ -312,6 +324,7 @@ class Session:
     def _changed(self, now: float) -> None:
         """What we say is new: the peer hears it now, and not at the end of the interval."""
         self._periodic = None
+        self.is_touched = True
         self._send_now(now)
 
     def _send_now(self, now: float) -> None:

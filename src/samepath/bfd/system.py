@@ -44,6 +44,7 @@ class System:
         self._by_discriminator: dict[int, Source] = {}
         self._out: list[tuple[Source, bytes]] = []
         self._changes: list[tuple[Source, Change]] = []
+        self._touched: dict[Source, None] = {}
         self._due: list[tuple[float, Source]] = []
         """A heap; an entry may ring too early, when its session has been heard meanwhile."""
         self._rings_at: dict[Source, float] = {}
@@ -71,6 +72,7 @@ class System:
         if session is not None:
             del self._by_discriminator[session.standing.local_discriminator]
             self._rings_at.pop(source, None)
+            self._touched.pop(source, None)
 
     def _new_discriminator(self) -> int:
         while True:
@@ -131,12 +133,20 @@ class System:
         changes, self._changes = self._changes, []
         return changes
 
+    def take_touched(self) -> list[Source]:
+        """Sessions of which something to be seen has changed since last asked."""
+        touched, self._touched = self._touched, {}
+        return list(touched)
+
     def _settle(self, source: Source, session: Session) -> None:
         """Its packets and changes are ours to hand out, and it is woken in time."""
         for packet in session.packets_to_send():
             self._out.append((source, packet))
         for change in session.changes():
             self._changes.append((source, change))
+        if session.is_touched:
+            session.is_touched = False
+            self._touched[source] = None
         timer = session.next_timer()
         rings_at = self._rings_at.get(source)
         if timer is not None and (rings_at is None or timer < rings_at):
