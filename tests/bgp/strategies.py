@@ -15,7 +15,15 @@ from samepath.bgp.attributes import (
     SegmentType,
     UnknownAttribute,
 )
-from samepath.bgp.capabilities import Capabilities, CapabilityCode, Fqdn, GracefulRestart
+from samepath.bgp.capabilities import (
+    STALE_TIME_S_MAX,
+    AddPath,
+    Capabilities,
+    CapabilityCode,
+    Fqdn,
+    GracefulRestart,
+    LongLived,
+)
 from samepath.model.net import Address, Family, Nlri, make_nlri
 
 families = st.sampled_from(Family)
@@ -94,19 +102,36 @@ def path_attributes(
     )
 
 
-contexts = st.builds(
-    m.Context,
-    four_octet_as=st.booleans(),
-    families=st.just(frozenset(Family)),
-    internal=st.booleans(),
-    max_message=st.sampled_from([m.MAX_MESSAGE, m.MAX_EXTENDED_MESSAGE]),
-)
+@st.composite
+def make_contexts(draw: st.DrawFn) -> m.Context:
+    """The same in both directions, so that what is written can be read."""
+    several = draw(st.frozensets(families))
+    return m.Context(
+        four_octet_as=draw(st.booleans()),
+        families=frozenset(Family),
+        internal=draw(st.booleans()),
+        max_message=draw(st.sampled_from([m.MAX_MESSAGE, m.MAX_EXTENDED_MESSAGE])),
+        add_path_receive=several,
+        add_path_send=several,
+        extended_next_hop=draw(st.booleans()),
+    )
+
+
+contexts = make_contexts()
 any_contexts = st.builds(
     m.Context,
     four_octet_as=st.booleans(),
     families=st.frozensets(families),
     internal=st.booleans(),
+    add_path_receive=st.frozensets(families),
+    extended_next_hop=st.booleans(),
 )
+
+
+def path_ids(family: Family, context: m.Context) -> st.SearchStrategy[list[int]]:
+    if family not in context.add_path_send:
+        return st.just([0])
+    return st.lists(words, min_size=1, max_size=3, unique=True)
 
 
 @st.composite
@@ -117,6 +142,9 @@ def updates(draw: st.DrawFn, context: m.Context) -> m.Update:
     for family in Family:
         what = draw(st.sets(st.sampled_from(["reach", "withdraw"])))
         if "reach" in what:
+            if family is Family.IPV4 and context.extended_next_hop and draw(st.booleans()):
+                # RFC 8950: then the message has no room for IPv6 prefixes of another next hop.
+                return _by_ipv6(draw, context)
             if family is Family.IPV6:
                 other = draw(path_attributes(Family.IPV6))
                 attributes = replace(
@@ -124,12 +152,24 @@ def updates(draw: st.DrawFn, context: m.Context) -> m.Update:
                     next_hop=other.next_hop,
                     link_local_next_hop=other.link_local_next_hop,
                 )
-            reaches.append(m.Reach(family, draw(nlri_blocks(family)), attributes))
+            for path_id in draw(path_ids(family, context)):
+                reaches.append(m.Reach(family, draw(nlri_blocks(family)), attributes, path_id))
         if "withdraw" in what:
-            withdrawals.append(m.Withdrawal(family, draw(nlri_blocks(family))))
+            for path_id in draw(path_ids(family, context)):
+                withdrawals.append(m.Withdrawal(family, draw(nlri_blocks(family)), path_id))
     if not reaches and not withdrawals:
         return m.Update(end_of_rib=draw(families))
     return m.Update(tuple(reaches), tuple(withdrawals))
+
+
+def _by_ipv6(draw: st.DrawFn, context: m.Context) -> m.Update:
+    attributes = draw(path_attributes(Family.IPV6, context.internal))
+    return m.Update(
+        tuple(
+            m.Reach(Family.IPV4, draw(nlri_blocks(Family.IPV4)), attributes, path_id)
+            for path_id in draw(path_ids(Family.IPV4, context))
+        )
+    )
 
 
 graceful_restarts = st.builds(
@@ -139,6 +179,10 @@ graceful_restarts = st.builds(
     restart_time_s=st.integers(0, 0xFFF),
     families=st.lists(st.tuples(families, st.booleans()), max_size=2).map(tuple),
 )
+long_lived = st.lists(
+    st.builds(LongLived, families, st.booleans(), st.integers(0, STALE_TIME_S_MAX)), max_size=2
+).map(tuple)
+add_paths = st.builds(AddPath, st.frozensets(families), st.frozensets(families))
 names = st.text(st.characters(codec="utf-8"), max_size=16)
 _KNOWN_CAPABILITIES = {int(code) for code in CapabilityCode}
 capabilities = st.builds(
@@ -148,6 +192,9 @@ capabilities = st.builds(
     route_refresh=st.booleans(),
     enhanced_route_refresh=st.booleans(),
     graceful_restart=st.none() | graceful_restarts,
+    long_lived=long_lived,
+    add_path=add_paths,
+    extended_next_hop=st.booleans(),
     extended_message=st.booleans(),
     fqdn=st.none() | st.builds(Fqdn, names, names),
     unknown=st.lists(

@@ -28,10 +28,13 @@ DEFAULT_LOCAL_PREF = 100
 
 
 def encode_attribute(flags: int, code: int, value: bytes) -> bytes:
-    """Header and value; the length has two octets only where it must."""
+    """Header and value; the length has two octets only where it must.
+
+    A value of more than 65,535 octets fits no message, which the caller sees by what comes out.
+    """
     length = len(value)
     if length > 0xFF:
-        return struct.pack("!BBH", flags | EXTENDED_LENGTH, code, length) + value
+        return struct.pack("!BBH", flags | EXTENDED_LENGTH, code, length & 0xFFFF) + value
     return bytes((flags, code, length)) + value
 
 

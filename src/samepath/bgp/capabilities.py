@@ -4,11 +4,12 @@ Called by `samepath.bgp.message` for the optional parameters of an OPEN. One par
 capabilities is sent; any arrangement is understood. A capability that we do not know is kept in
 `unknown` and changes nothing.
 
-Not spoken: add-path (RFC 7911), extended next hop (RFC 8950), multiple labels, roles.
+Not spoken: multiple labels, roles.
 
 Standards: RFC 5492 (capabilities), RFC 9072 (more than 255 octets of them), RFC 4760 §8 (families),
-RFC 2918 and RFC 7313 (route refresh), RFC 4724 and RFC 8538 (graceful restart), RFC 6793 (4-octet
-AS), RFC 8654 (extended message), draft-walton-bgp-hostname-capability (FQDN).
+RFC 2918 and RFC 7313 (route refresh), RFC 4724 and RFC 8538 (graceful restart), RFC 9494
+(long-lived), RFC 6793 (4-octet AS), RFC 7911 (add-path), RFC 8950 (IPv6 next hops for IPv4),
+RFC 8654 (extended message), draft-walton-bgp-hostname-capability (FQDN).
 """
 
 from __future__ import annotations
@@ -27,15 +28,20 @@ _PARAMETER_CAPABILITIES = 2
 _PARAMETER_EXTENDED_LENGTH = 255
 
 RESTART_TIME_S_MAX = 0xFFF
+STALE_TIME_S_MAX = 0xFFFFFF
+"""194 days. RFC 9494 §3."""
 
 
 class CapabilityCode(IntEnum):
     MULTIPROTOCOL = 1
     ROUTE_REFRESH = 2
+    EXTENDED_NEXT_HOP = 5
     EXTENDED_MESSAGE = 6
     GRACEFUL_RESTART = 64
     FOUR_OCTET_AS = 65
+    ADD_PATH = 69
     ENHANCED_ROUTE_REFRESH = 70
+    LONG_LIVED_GRACEFUL_RESTART = 71
     FQDN = 73
 
 
@@ -50,6 +56,26 @@ class GracefulRestart:
     restart_time_s: int = 0
     families: tuple[tuple[Family, bool], ...] = ()
     """Families whose forwarding state may be kept, and whether it has been kept (F)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LongLived:
+    """What is said of one family about long-lived graceful restart. RFC 9494 §3.1."""
+
+    family: Family
+    forwarding_preserved: bool
+    stale_time_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddPath:
+    """Families of which the sender understands several paths a prefix, or sends them.
+
+    RFC 7911 §4.
+    """
+
+    receive: frozenset[Family] = frozenset()
+    send: frozenset[Family] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +95,11 @@ class Capabilities:
     route_refresh: bool = False
     enhanced_route_refresh: bool = False
     graceful_restart: GracefulRestart | None = None
+    long_lived: tuple[LongLived, ...] = ()
+    """Without `graceful_restart` it means nothing (RFC 9494 §3.1)."""
+    add_path: AddPath = AddPath()
+    extended_next_hop: bool = False
+    """IPv4 unicast with IPv6 next hops. RFC 8950."""
     extended_message: bool = False
     fqdn: Fqdn | None = None
     unknown: tuple[tuple[int, bytes], ...] = ()
@@ -107,6 +138,8 @@ def _items(capabilities: Capabilities) -> list[tuple[int, bytes]]:
             items.append((CapabilityCode.MULTIPROTOCOL, encode_afi(family) + b"\0\x01"))
     if capabilities.route_refresh:
         items.append((CapabilityCode.ROUTE_REFRESH, b""))
+    if capabilities.extended_next_hop:
+        items.append((CapabilityCode.EXTENDED_NEXT_HOP, _IPV4_BY_IPV6))
     if capabilities.extended_message:
         items.append((CapabilityCode.EXTENDED_MESSAGE, b""))
     if capabilities.graceful_restart is not None:
@@ -115,8 +148,13 @@ def _items(capabilities: Capabilities) -> list[tuple[int, bytes]]:
     if capabilities.four_octet_as is not None:
         asn = capabilities.four_octet_as.to_bytes(4, "big")
         items.append((CapabilityCode.FOUR_OCTET_AS, asn))
+    if capabilities.add_path != AddPath():
+        items.append((CapabilityCode.ADD_PATH, _encode_add_path(capabilities.add_path)))
     if capabilities.enhanced_route_refresh:
         items.append((CapabilityCode.ENHANCED_ROUTE_REFRESH, b""))
+    if capabilities.long_lived:
+        octets = b"".join(map(_encode_long_lived, capabilities.long_lived))
+        items.append((CapabilityCode.LONG_LIVED_GRACEFUL_RESTART, octets))
     if capabilities.fqdn is not None:
         items.append((CapabilityCode.FQDN, _encode_fqdn(capabilities.fqdn)))
     items.extend(capabilities.unknown)
@@ -129,6 +167,28 @@ def _encode_restart(restart: GracefulRestart) -> bytes:
     octets = (flags | restart.restart_time_s).to_bytes(2, "big")
     for family, preserved in restart.families:
         octets += encode_afi(family) + bytes((SAFI_UNICAST, preserved << 7))
+    return octets
+
+
+def _encode_long_lived(said: LongLived) -> bytes:
+    assert 0 <= said.stale_time_s <= STALE_TIME_S_MAX
+    flags = bytes((SAFI_UNICAST, said.forwarding_preserved << 7))
+    return encode_afi(said.family) + flags + said.stale_time_s.to_bytes(3, "big")
+
+
+_RECEIVE, _SEND = 1, 2
+"""RFC 7911 §4."""
+
+_IPV4_BY_IPV6 = bytes((0, 1, 0, SAFI_UNICAST, 0, 2))
+"""NLRI AFI and SAFI, next hop AFI. RFC 8950 §4."""
+
+
+def _encode_add_path(add_path: AddPath) -> bytes:
+    octets = b""
+    for family in Family:
+        direction = _RECEIVE * (family in add_path.receive) + _SEND * (family in add_path.send)
+        if direction:
+            octets += encode_afi(family) + bytes((SAFI_UNICAST, direction))
     return octets
 
 
@@ -222,6 +282,7 @@ class _Builder:
         values = self.values
         asn = values.get(CapabilityCode.FOUR_OCTET_AS)
         restart = values.get(CapabilityCode.GRACEFUL_RESTART)
+        long_lived = values.get(CapabilityCode.LONG_LIVED_GRACEFUL_RESTART)
         fqdn = values.get(CapabilityCode.FQDN)
         return Capabilities(
             families=frozenset(self.families if self.multiprotocol else {Family.IPV4}),
@@ -229,6 +290,9 @@ class _Builder:
             route_refresh=CapabilityCode.ROUTE_REFRESH in values,
             enhanced_route_refresh=CapabilityCode.ENHANCED_ROUTE_REFRESH in values,
             graceful_restart=None if restart is None else _decode_restart(restart),
+            long_lived=() if long_lived is None else _decode_long_lived(long_lived),
+            add_path=_decode_add_path(values.get(CapabilityCode.ADD_PATH, b"")),
+            extended_next_hop=_decode_next_hops(values.get(CapabilityCode.EXTENDED_NEXT_HOP, b"")),
             extended_message=CapabilityCode.EXTENDED_MESSAGE in values,
             fqdn=None if fqdn is None else _decode_fqdn(fqdn),
             unknown=tuple(self.unknown),
@@ -263,6 +327,36 @@ def _decode_restart(value: bytes) -> GracefulRestart:
         restart_time_s=head & RESTART_TIME_S_MAX,
         families=tuple(families),
     )
+
+
+def _decode_long_lived(value: bytes) -> tuple[LongLived, ...]:
+    _check(CapabilityCode.LONG_LIVED_GRACEFUL_RESTART, value, len(value) % 7 == 0)
+    said = []
+    for i in range(0, len(value), 7):
+        family = family_of_afi(int.from_bytes(value[i : i + 2], "big"), value[i + 2])
+        if family is not None:
+            stale_time_s = int.from_bytes(value[i + 4 : i + 7], "big")
+            said.append(LongLived(family, bool(value[i + 3] & 0x80), stale_time_s))
+    return tuple(said)
+
+
+def _decode_add_path(value: bytes) -> AddPath:
+    """A direction that does not exist is no direction (RFC 7911 §4). The last of several counts."""
+    _check(CapabilityCode.ADD_PATH, value, len(value) % 4 == 0)
+    directions: dict[Family, int] = {}
+    for i in range(0, len(value), 4):
+        family = family_of_afi(int.from_bytes(value[i : i + 2], "big"), value[i + 2])
+        if family is not None and value[i + 3] <= _RECEIVE | _SEND:
+            directions[family] = value[i + 3]
+    return AddPath(
+        receive=frozenset(f for f, direction in directions.items() if direction & _RECEIVE),
+        send=frozenset(f for f, direction in directions.items() if direction & _SEND),
+    )
+
+
+def _decode_next_hops(value: bytes) -> bool:
+    _check(CapabilityCode.EXTENDED_NEXT_HOP, value, len(value) % 6 == 0)
+    return any(value[i : i + 6] == _IPV4_BY_IPV6 for i in range(0, len(value), 6))
 
 
 def _decode_fqdn(value: bytes) -> Fqdn | None:

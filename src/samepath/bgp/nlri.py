@@ -5,9 +5,11 @@ wire form already (`samepath.model.net.Nlri`), so encoding is a join; decoding o
 borders and clears the bits beyond the length.
 
 Many nodes advertise the very same services, so the very same block arrives from every peer: a
-bounded cache gives all of them one tuple of one set of objects. Add-path (RFC 7911) is not spoken.
+bounded cache gives all of them one tuple of one set of objects. Where several paths a prefix were
+agreed on, each prefix has a path identifier before it; a block is then read as one block for each
+identifier, of which there are few.
 
-Standards: RFC 4271 §4.3 and §6.3, RFC 4760 §5, RFC 7606 §5.3.
+Standards: RFC 4271 §4.3 and §6.3, RFC 4760 §5, RFC 7606 §5.3, RFC 7911 §3.
 """
 
 from __future__ import annotations
@@ -106,6 +108,28 @@ def _decode_any(family: Family, data: bytes) -> tuple[Nlri, ...]:
         nlris.append(nlri)
         position = after
     return tuple(nlris)
+
+
+PATH_ID_OCTETS = 4
+
+PathBlocks = tuple[tuple[int, tuple[Nlri, ...]], ...]
+"""Path identifiers with their prefixes."""
+
+
+def decode_paths(family: Family, data: bytes) -> PathBlocks:
+    """As `decode_nlri`, of a block in which each prefix has a path identifier. RFC 7911 §3."""
+    found: dict[int, list[bytes]] = {}
+    position, end = 0, len(data)
+    while position < end:
+        start = position + PATH_ID_OCTETS
+        if start >= end:
+            raise _invalid(f"{family.label} path identifier is cut short")
+        after = start + 1 + (data[start] + 7) // 8
+        path_id = int.from_bytes(data[position:start], "big")
+        found.setdefault(path_id, []).append(data[start:after])
+        position = after
+    # Read a second time: what is cut short or too long is noticed there.
+    return tuple((i, decode_nlri(family, b"".join(parts))) for i, parts in found.items())
 
 
 def _invalid(message: str) -> PeerError:

@@ -14,12 +14,13 @@ made for every UPDATE, and a frozen dataclass takes six times as long to make.
 Not done: next hops that are wrong only for us (our own address, another subnet) are the RIB's and
 the session's to judge; so is an AS_PATH that does not begin with the peer's AS.
 
-Standards: RFC 4271 §4.3 and §6.3, RFC 4760 §3 and §4, RFC 2545 §3, RFC 4724 §2, RFC 7606.
+Standards: RFC 4271 §4.3 and §6.3, RFC 4760 §3 and §4, RFC 2545 §3, RFC 4724 §2, RFC 7606, RFC 7911
+§3 (path identifiers), RFC 8950 §4 (IPv6 next hops for IPv4).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -40,7 +41,7 @@ from samepath.bgp.attributes import Attribute, PathAttributes
 from samepath.bgp.capabilities import family_of_afi
 from samepath.bgp.errors import Action, Code, PeerError, Problem, UpdateError
 from samepath.bgp.nlri import REMEMBERED as REMEMBERED_NLRI
-from samepath.bgp.nlri import decode_nlri
+from samepath.bgp.nlri import PathBlocks, decode_nlri, decode_paths
 from samepath.model.net import Address, Family, Nlri
 
 MAX_MESSAGE = 4096
@@ -57,6 +58,17 @@ class Context:
     internal: bool
     """iBGP: both sides have the same AS number."""
     max_message: int = MAX_MESSAGE
+    """That we may send. RFC 8654 §4."""
+    add_path_receive: frozenset[Family] = frozenset()
+    add_path_send: frozenset[Family] = frozenset()
+    """Families whose prefixes come, or go, with a path identifier. RFC 7911 §4."""
+    extended_next_hop: bool = False
+    """IPv4 prefixes may have IPv6 next hops. RFC 8950 §4."""
+    plain: frozenset[Family] = field(init=False, repr=False, compare=False)
+    """Families whose prefixes come without a path identifier."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", self.families - self.add_path_receive)
 
 
 class Reach(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +77,8 @@ class Reach(msgspec.Struct, frozen=True, gc=False):
     family: Family
     nlris: tuple[Nlri, ...]
     attributes: PathAttributes
+    path_id: int = 0
+    """RFC 7911 §3; 0 where it was not agreed on."""
 
 
 class Withdrawal(msgspec.Struct, frozen=True, gc=False):
@@ -72,6 +86,7 @@ class Withdrawal(msgspec.Struct, frozen=True, gc=False):
 
     family: Family
     nlris: tuple[Nlri, ...]
+    path_id: int = 0
 
 
 class Update(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +109,7 @@ def decode_update(body: bytes, context: Context) -> Update:
         after = 4 + (body[2] << 8 | body[3])
         if 4 < after < end:
             known = REMEMBERED[context.four_octet_as][context.internal].get(body[4:after])
-            if known is not None and known.plain is not None and _IPV4 in context.families:
+            if known is not None and known.plain is not None and _IPV4 in context.plain:
                 data = body[after:]
                 nlris = _IPV4_BLOCKS.get(data) or decode_nlri(_IPV4, data)
                 return Update((Reach(_IPV4, nlris, known.plain),))
@@ -123,7 +138,9 @@ def _known_mp_reach(body: bytes, context: Context) -> Update | None:
     if reach is None or nlri > after or body[4] & (OPTIONAL | TRANSITIVE) != OPTIONAL:
         return None
     family, attributes = reach
-    if family not in context.families:
+    if family not in context.plain or (
+        family is _IPV4 and not _is_agreed(family, attributes.next_hop, context)
+    ):
         return None
     return Update((Reach(family, decode_nlri(family, body[nlri:after]), attributes),))
 
@@ -178,18 +195,25 @@ def _decode_any(body: bytes, context: Context) -> Update:
     if not nlri_field and mp_reach is None:
         # RFC 7606 §5.2: there is nothing that could be treated as withdrawn.
         raise _error(fault.subcode, f"{fault.reason}, in an UPDATE that reaches nothing")
-    withdrawals.extend(Withdrawal(reach.family, reach.nlris) for reach in reaches)
+    withdrawals.extend(Withdrawal(r.family, r.nlris, r.path_id) for r in reaches)
     return Update((), tuple(withdrawals), tuple(problems))
+
+
+def _blocks(family: Family, data: bytes, context: Context) -> PathBlocks:
+    if family in context.add_path_receive:
+        return decode_paths(family, data)
+    nlris = decode_nlri(family, data)
+    return ((0, nlris),) if nlris else ()
 
 
 def _withdrawals(
     field: bytes, mp_unreach: RawAttribute | None, context: Context, problems: list[Problem]
 ) -> list[Withdrawal]:
-    withdrawals = []
+    withdrawals: list[Withdrawal] = []
     if field:
-        nlris = decode_nlri(Family.IPV4, field)
+        found = _blocks(Family.IPV4, field, context)
         if Family.IPV4 in context.families:
-            withdrawals.append(Withdrawal(Family.IPV4, nlris))
+            withdrawals.extend(Withdrawal(Family.IPV4, nlris, i) for i, nlris in found)
         else:
             problems.append(_not_negotiated("IPv4 unicast", None))
     if mp_unreach is not None:
@@ -197,9 +221,8 @@ def _withdrawals(
             raise _error(UpdateError.OPTIONAL_ATTRIBUTE_ERROR, "MP_UNREACH_NLRI is cut short")
         family = _mp_family(mp_unreach, context, problems)
         if family is not None:
-            nlris = decode_nlri(family, mp_unreach.value[3:])
-            if nlris:
-                withdrawals.append(Withdrawal(family, nlris))
+            found = _blocks(family, mp_unreach.value[3:], context)
+            withdrawals.extend(Withdrawal(family, nlris, i) for i, nlris in found)
     return withdrawals
 
 
@@ -211,21 +234,19 @@ def _reaches(
     problems: list[Problem],
 ) -> list[Reach]:
     """What is reached, if none of `problems` (which are added to) has it withdrawn."""
-    reaches = []
+    reaches: list[Reach] = []
     if field or mp_reach is not None:
         problems.extend(parsed.of_nlri)
     if field:
-        nlris = decode_nlri(Family.IPV4, field)
+        found = _blocks(Family.IPV4, field, context)
         if Family.IPV4 in context.families:
-            reaches.append(Reach(Family.IPV4, nlris, parsed.attributes))
+            reaches.extend(Reach(Family.IPV4, nlris, parsed.attributes, i) for i, nlris in found)
             if parsed.next_hop_problem is not None:
                 problems.append(parsed.next_hop_problem)
         else:
             problems.append(_not_negotiated("IPv4 unicast", None))
     if mp_reach is not None:
-        reach = _mp_reach(mp_reach, parsed, context, problems)
-        if reach is not None:
-            reaches.append(reach)
+        reaches.extend(_mp_reach(mp_reach, parsed, context, problems))
     return reaches
 
 
@@ -250,14 +271,14 @@ def _mp_family(mp: RawAttribute, context: Context, problems: list[Problem]) -> F
 
 def _mp_reach(
     mp: RawAttribute, parsed: ParsedAttributes, context: Context, problems: list[Problem]
-) -> Reach | None:
+) -> list[Reach]:
     """RFC 4760 §3. Lengths that do not add up cost the session (RFC 7606 §7.11)."""
     value = mp.value
     if len(value) < 5 or len(value) < 5 + value[3]:
         raise _error(UpdateError.OPTIONAL_ATTRIBUTE_ERROR, "MP_REACH_NLRI is cut short")
     family = _mp_family(mp, context, problems)
     if family is None:
-        return None
+        return []
     next_hop = value[4 : 4 + value[3]]
     if len(next_hop) not in _NEXT_HOP_OCTETS[family]:
         raise _error(
@@ -265,23 +286,39 @@ def _mp_reach(
             f"MP_REACH_NLRI of {family.label} has a next hop of {len(next_hop)} octets",
         )
     head = value[: 5 + len(next_hop)]
-    nlris = decode_nlri(family, value[len(head) :])
+    found = _blocks(family, value[len(head) :], context)
+    attributes = _mp_attributes(mp, head, family, parsed, context, problems)
+    return [Reach(family, nlris, attributes, i) for i, nlris in found]
+
+
+def _mp_attributes(
+    mp: RawAttribute,
+    head: bytes,
+    family: Family,
+    parsed: ParsedAttributes,
+    context: Context,
+    problems: list[Problem],
+) -> PathAttributes:
+    """The attributes, with the next hop of MP_REACH_NLRI, which is judged here."""
     known = parsed.mp_reaches.get(head)
-    if known is not None:
-        return Reach(family, nlris, known[1])
+    if known is not None and _is_agreed(family, known[1].next_hop, context):
+        return known[1]
+    next_hop = head[4:-1]
     address, link_local = _split_next_hop(next_hop)
     attributes = replace(parsed.attributes, next_hop=address, link_local_next_hop=link_local)
-    why = _why_no_next_hop(family, address)
+    agreed = _is_agreed(family, address, context)
+    why = why_no_host(address) if agreed else "an IPv6 next hop for IPv4 was not negotiated"
     if why:
         subcode = UpdateError.INVALID_NEXT_HOP_ATTRIBUTE
         problems.append(Problem(Action.TREAT_AS_WITHDRAW, subcode, mp.code, why))
     else:
         parsed.remember_mp_reach(head, family, attributes)
-    return Reach(family, nlris, attributes)
+    return attributes
 
 
 _NEXT_HOP_OCTETS = {Family.IPV4: (4, 16, 32), Family.IPV6: (16, 32)}
-"""RFC 4760 §3, RFC 2545 §3; for IPv4 also those of RFC 8950, so that they cost no session."""
+"""RFC 4760 §3, RFC 2545 §3; for IPv4 also those of RFC 8950 §3, which cost no session even
+where they were not agreed on."""
 
 
 def _split_next_hop(next_hop: bytes) -> tuple[Address, Address | None]:
@@ -294,7 +331,5 @@ def _split_next_hop(next_hop: bytes) -> tuple[Address, Address | None]:
     return (address, link_local) if any(address) else (link_local, None)
 
 
-def _why_no_next_hop(family: Family, address: Address) -> str:
-    if len(address) != family.octets:
-        return "an IPv6 next hop for IPv4 was not negotiated"
-    return why_no_host(address)
+def _is_agreed(family: Family, next_hop: Address, context: Context) -> bool:
+    return len(next_hop) == family.octets or context.extended_next_hop

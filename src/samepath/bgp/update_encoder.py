@@ -4,20 +4,21 @@ Called through `samepath.bgp.message`: `encode_updates` for the prefixes that a 
 any number of them; `encode_update` for one message as it is. Prefixes are canonical wire octets
 already, so that this is joining and cutting.
 
-Standards: RFC 4271 §4.3, RFC 4724 §2, RFC 4760 §3 and §4, RFC 7606 §5.1, RFC 8654 §4.
+Standards: RFC 4271 §4.3, RFC 4724 §2, RFC 4760 §3 and §4, RFC 7606 §5.1, RFC 7911 §3, RFC 8654 §4,
+RFC 8950 §3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from samepath.bgp.attribute_encoder import encode_attributes
 from samepath.bgp.attribute_framing import EXTENDED_LENGTH, OPTIONAL
 from samepath.bgp.attributes import Attribute, PathAttributes
 from samepath.bgp.capabilities import SAFI_UNICAST, encode_afi
-from samepath.bgp.nlri import blocks
+from samepath.bgp.nlri import PATH_ID_OCTETS, blocks
 from samepath.bgp.update import Context, Reach, Update, Withdrawal
-from samepath.model.net import Family, Nlri
+from samepath.model.net import Family
 
 HEADER_OCTETS = 19
 MARKER = b"\xff" * 16
@@ -65,37 +66,51 @@ def encode_end_of_rib(family: Family) -> bytes:
 
 
 def encode_update(update: Update, context: Context) -> bytes:
-    """One message with all of it, which must fit; at most one reach and withdrawal a family.
+    """One message with all of it, which must fit; only one family may need MP_REACH_NLRI.
 
     Reaches of both families share their attributes, all but the next hop. `encode_updates` is for
     what may need any number of messages.
     """
     if update.end_of_rib is not None:
         return encode_end_of_rib(update.end_of_rib)
-    reaches = {reach.family: reach for reach in update.reaches}
-    withdrawals = {withdrawal.family: withdrawal for withdrawal in update.withdrawals}
-    assert len(reaches) == len(update.reaches)
-    assert len(withdrawals) == len(update.withdrawals)
+    classic = [r for r in update.reaches if _is_classic(r.family, r.attributes)]
+    others = [r for r in update.reaches if not _is_classic(r.family, r.attributes)]
+    gone: dict[Family, bytes] = dict.fromkeys(Family, b"")
+    for withdrawal in update.withdrawals:
+        gone[withdrawal.family] += _wire_block(withdrawal, context)
     mp = b""
-    v4, v6 = reaches.get(Family.IPV4), reaches.get(Family.IPV6)
-    if v6 is not None:
-        value = _mp_head(Family.IPV6) + _next_hop_field(v6.attributes) + b"".join(v6.nlris)
+    if others:
+        head = _mp_head(others[0].family) + _next_hop_field(others[0].attributes)
+        assert all(_mp_head(r.family) + _next_hop_field(r.attributes) == head for r in others)
+        value = head + b"".join(_wire_block(r, context) for r in others)
         mp += _mp_attribute(Attribute.MP_REACH_NLRI, value)
-    if Family.IPV6 in withdrawals:
-        value = _mp_head(Family.IPV6) + b"".join(withdrawals[Family.IPV6].nlris)
+    if gone[Family.IPV6]:
+        value = _mp_head(Family.IPV6) + gone[Family.IPV6]
         mp += _mp_attribute(Attribute.MP_UNREACH_NLRI, value)
-    first = v4 or v6
-    if first is not None:
-        mp += _encode_common(first.attributes, context, v4 is not None)
-    withdrawn = withdrawals.get(Family.IPV4)
-    message = frame(
-        UPDATE,
-        _body(
-            b"".join(withdrawn.nlris) if withdrawn else b"", mp, b"".join(v4.nlris) if v4 else b""
-        ),
-    )
+    if update.reaches:
+        first = (classic or others)[0]
+        mp += _encode_common(first.attributes, context, bool(classic))
+    nlri = b"".join(_wire_block(r, context) for r in classic)
+    message = frame(UPDATE, _body(gone[Family.IPV4], mp, nlri))
     assert len(message) <= context.max_message
     return message
+
+
+def _is_classic(family: Family, attributes: PathAttributes) -> bool:
+    """IPv4 with an IPv4 next hop goes without MP_REACH_NLRI, as everybody understands it."""
+    return family is Family.IPV4 and len(attributes.next_hop) == 4
+
+
+def _wire(part: Reach | Withdrawal, context: Context) -> Sequence[bytes]:
+    """Its prefixes, each with its path identifier where that was agreed on. RFC 7911 §3."""
+    if part.family not in context.add_path_send:
+        return part.nlris
+    path_id = part.path_id.to_bytes(PATH_ID_OCTETS, "big")
+    return [path_id + nlri for nlri in part.nlris]
+
+
+def _wire_block(part: Reach | Withdrawal, context: Context) -> bytes:
+    return b"".join(_wire(part, context))
 
 
 def _encode_common(attributes: PathAttributes, context: Context, with_next_hop: bool) -> bytes:
@@ -113,14 +128,15 @@ def encode_updates(
     withdraws (RFC 7606 §5.1). Where attributes leave no room for a prefix, it is withdrawn, as
     RFC 8654 §4 has it for routes that do not fit the peer's message size.
     """
-    gone: dict[Family, list[Nlri]] = {}
+    gone: dict[Family, list[bytes]] = {}
     for withdrawal in withdrawals:
-        gone.setdefault(withdrawal.family, []).extend(withdrawal.nlris)
-    messages: list[tuple[bytes, bytes, list[Nlri]]] = []
-    for (family, attributes), nlris in _grouped(reaches).items():
+        gone.setdefault(withdrawal.family, []).extend(_wire(withdrawal, context))
+    messages: list[tuple[bytes, bytes, list[bytes]]] = []
+    for (family, attributes), nlris in _grouped(reaches, context).items():
         head, common = _reach_parts(family, attributes, context)
         room = context.max_message - _OVERHEAD - len(common) - len(head)
-        if room < 1 + family.octets:
+        longest = 1 + family.octets + PATH_ID_OCTETS * (family in context.add_path_send)
+        if room < longest:
             gone.setdefault(family, []).extend(nlris)
         else:
             messages.append((head, common, nlris))
@@ -146,28 +162,31 @@ def _reach_parts(
     family: Family, attributes: PathAttributes, context: Context
 ) -> tuple[bytes, bytes]:
     """MP_REACH_NLRI before its prefixes, room for its header included; all other attributes."""
-    classic = family is Family.IPV4
+    classic = _is_classic(family, attributes)
     common = _encode_common(attributes, context, classic)
     if classic:
         return b"", common
     return bytes(_MP_HEADER) + _mp_head(family) + _next_hop_field(attributes), common
 
 
-def _grouped(reaches: Iterable[Reach]) -> dict[tuple[Family, PathAttributes], list[Nlri]]:
-    groups: dict[tuple[Family, PathAttributes], list[Nlri]] = {}
+def _grouped(
+    reaches: Iterable[Reach], context: Context
+) -> dict[tuple[Family, PathAttributes], list[bytes]]:
+    groups: dict[tuple[Family, PathAttributes], list[bytes]] = {}
+    several = context.add_path_send
     last: Reach | None = None
-    nlris: list[Nlri] = []
+    nlris: list[bytes] = []
     for reach in reaches:
         same = last is not None and reach.attributes is last.attributes
         if not (same and last is not None and reach.family is last.family):
             # Hashing attributes is dear; neighbours in the input mostly share the object.
             nlris = groups.setdefault((reach.family, reach.attributes), [])
             last = reach
-        nlris.extend(reach.nlris)
+        nlris.extend(_wire(reach, context) if several else reach.nlris)
     return groups
 
 
-def _encode_withdrawn(family: Family, nlris: list[Nlri], context: Context) -> Iterator[bytes]:
+def _encode_withdrawn(family: Family, nlris: list[bytes], context: Context) -> Iterator[bytes]:
     if family is Family.IPV4:
         for block in blocks(nlris, context.max_message - _OVERHEAD):
             yield frame(UPDATE, _body(block, b"", b""))
