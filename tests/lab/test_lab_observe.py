@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,22 @@ def test_bucket_owners_are_read_from_the_kernel(lab: Lab) -> None:
         for one in table.values():
             assert len(one.nodes) == BUCKETS
             assert one.shares() == {"n1": 0.5, "n2": 0.5}
+
+
+@pytest.mark.netns
+def test_a_table_that_changes_while_it_is_read_is_read_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Next hops that came between two dumps: not a table that is gone."""
+    real, torn = observe._json, iter([True, True])
+
+    def dump(lab: Lab, host: str, *words: str) -> list[dict[str, Any]]:
+        found = real(lab, host, *words)
+        return found[:1] if words == ("nexthop",) and next(torn, False) else found
+
+    monkeypatch.setattr(observe, "_json", dump)
+    assert set(observe.tables(lab, ["gw1"])["gw1"]) == {"ipv4", "ipv6"}
+    assert next(torn, None) is None
 
 
 @pytest.mark.netns

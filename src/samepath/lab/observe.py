@@ -30,6 +30,8 @@ from samepath.programs.control import NotRunningError, ask
 
 FAMILIES = ("ipv4", "ipv6")
 TCP = 6
+TORN_READS = 10
+"""So many dumps in a row that do not fit together, and a table counts as missing."""
 SEEN = "samepath_lab"
 """The lab's own nftables table on the upstream router."""
 
@@ -79,6 +81,15 @@ def _owners(lab: Lab, gateway: str, family: str, service: str) -> list[str]:
     """The next hop address of each bucket; empty without a route."""
     if lab.state.dataplane == "bpf":
         return observe_bpf.owners(Path(lab.program_dir(gateway)), service)
+    for _ in range(TORN_READS):
+        owners = _read_owners(lab, gateway, family, service)
+        if owners is not None:
+            return owners
+    return []
+
+
+def _read_owners(lab: Lab, gateway: str, family: str, service: str) -> list[str] | None:
+    """None: what was read does not fit together, since it changed between two dumps."""
     flag = "-4" if family == "ipv4" else "-6"
     routes = _json(lab, gateway, flag, "route", "show", "exact", service)
     if not routes:
@@ -88,14 +99,14 @@ def _owners(lab: Lab, gateway: str, family: str, service: str) -> list[str]:
         return _cut(_hops(route), lab.state.spec.buckets)
     group = _json(lab, gateway, "nexthop", "show", "id", str(route["nhid"]))
     if not group:
-        return []
+        return None
     gateways = {
         hop["id"]: hop["gateway"] for hop in _json(lab, gateway, "nexthop") if "gateway" in hop
     }
     if group[0].get("type") == "resilient":
         buckets = _json(lab, gateway, "nexthop", "bucket", "list", "id", str(route["nhid"]))
         owner = {b["bucket"]["index"]: gateways.get(b["bucket"]["nhid"], "") for b in buckets}
-        return [owner[i] for i in sorted(owner)] if all(owner.values()) else []
+        return [owner[i] for i in sorted(owner)] if owner and all(owner.values()) else None
     members = group[0].get("group", [{"id": route["nhid"]}])
     return _cut(
         [(gateways[m["id"]], m.get("weight", 1)) for m in members if m["id"] in gateways],
