@@ -204,9 +204,11 @@ def test_back_to_the_kernels_groups(site: Site) -> None:
     site.hold()
     folder = pin_folder(site.config.run_dir)
     assert (folder / "current").is_symlink()
+    assert "managed" in site.gateway.ip("neigh")
     site.config = msgspec.structs.replace(site.config, dataplane="kernel")
     site.again()
     eventually(lambda: not (folder / "current").is_symlink())
+    assert "managed" not in site.gateway.ip("neigh")
     assert site.broken() == {}
     assert site.status()["bpf"] is None
     assert "taken away" in log_of(site)

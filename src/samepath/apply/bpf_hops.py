@@ -160,6 +160,12 @@ class Hops:
         self.errors = [e.text for e in self.kernel.apply(ops) if e is not None] if ops else []
 
 
+def release(kernel: Kernel) -> None:
+    """Let go of the neighbours that the kernel was told to keep resolved."""
+    ours = [n for n in kernel.neighbors() if n.managed and n.protocol == PROTOCOL]
+    kernel.apply([DeleteNeighbor(n.index, n.address) for n in ours])
+
+
 def _is_to_be_asked(found: Neighbor | None) -> bool:
     if found is None or found.state & uapi.NUD_FAILED:
         return True

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samepath.apply.bpf_hops import release
 from samepath.apply.bpf_links import Attachments
 from samepath.apply.bpf_services import BpfServices
 from samepath.apply.row import LOOK_AT_LEAST_S
@@ -192,6 +193,7 @@ class Bpf:
             plane = Dataplane.open(self.folder, sizes, gateway.config.hash_seed)
             moving = len(plane.moving())
             plane.remove()
+            release(gateway.kernel)
         except (BpfError, Unavailable, OSError) as error:
             self.why_not = f"what is left of the BPF data plane could not be removed: {error}"
             log.error("%s", self.why_not)
