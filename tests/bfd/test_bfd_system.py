@@ -242,7 +242,7 @@ def test_a_removed_session_is_silent() -> None:
 def test_hostile_packets_never_raise_and_never_cost_more_than_they_did(
     packets: list[tuple[bytes, Source, int, bool, float]],
 ) -> None:
-    """Whatever is sent: at most a few packets for each, and timers that lie in the future."""
+    """Whatever is sent: a few packets for each at most, and no haste afterwards."""
     peer = Peer()
     discriminator = peer.ours.to_bytes(4, "big")
     for data, source, ttl, names_us, seconds in packets:
@@ -251,9 +251,7 @@ def test_hostile_packets_never_raise_and_never_cost_more_than_they_did(
             data = data[:8] + discriminator + data[12:]
         peer.system.receive(data, source, ttl, peer.now)
         assert len(peer.heard()) <= 3
-        timer = peer.system.next_timer()
-        assert timer is None or timer > peer.now - 0.01
-        peer.passes(seconds)
+        assert len(peer.passes(seconds)) <= seconds / 0.2 + 4
     assert len(peer.system.sessions) == 1
 
 
