@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import shutil
 import signal
 from collections.abc import Iterator
@@ -292,3 +293,42 @@ def test_xdp_by_choice_and_back(site: Site) -> None:
     site.again()
     assert site.bpf()["attached"] == {"eth0": "tcx", "eth1": "tcx"}
     site.hold(20)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_sequence_of_days(site: Site, seed: int) -> None:
+    """Nodes come, drain and go, the gateway is killed in between: only the flows of a node that was
+    withdrawn may end, and whoever is new has its share at once."""
+    chance = random.Random(seed)
+    site.config = msgspec.structs.replace(site.config, expected_peers=3)
+    site.up(1, 2, 3)
+    state = {1: "active", 2: "active", 3: "active"}
+    site.hold(60)
+    for _ in range(9):
+        number = chance.choice([1, 2, 3])
+        wanted = chance.choice([s for s in ("active", "draining", "gone") if s != state[number]])
+        others = [s for n, s in state.items() if n != number]
+        if wanted != "active" and "active" not in others:
+            continue
+        is_gone = wanted == "gone"
+        how = {"draining": wanted == "draining"}
+        site.peers[f"n{number}"].offer({} if is_gone else {SERVICE: how, SERVICE6: how})
+        state[number] = wanted
+        if chance.random() < 0.4:
+            site.stop(signal.SIGKILL)
+            assert site.broken(*(f"n{n}" for n, s in state.items() if s == "gone")) == {}
+            site.start()
+        told = {f"10.9.0.{n}": s for n, s in state.items() if s != "gone"}
+
+        def follows(told: dict[str, str] = told) -> bool:
+            status = site.status()
+            services = status.get("services") or [{}]
+            shown = {a: s for s in ("active", "draining") for a in services[0].get(s, ())}
+            return bool(status.get("settled")) and shown == told
+
+        eventually(follows)
+        gone = tuple(f"n{n}" for n, s in state.items() if s == "gone")
+        assert site.broken(*gone) == {}
+        active = {f"n{n}" for n, s in state.items() if s == "active"}
+        assert site.shares(60).keys() == active
+        site.hold(20)
