@@ -100,6 +100,33 @@ def test_an_icmp_error_goes_where_its_flow_goes(site: Site, flow: Flow, router: 
         assert site.sent(ethernet(packet)) == site.bucket(flow) + 1
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_error_about_a_stranger_goes_by_its_own_addresses(site: Site, family: int) -> None:
+    service = SERVICES[family == 6]
+    protocol = ICMP if family == 4 else ICMPV6
+    for number in range(20):
+        router = bytes((9, 1, 1, number)) if family == 4 else b"\x20" + bytes(14) + bytes((number,))
+        inner = packet_of(Flow(service[:-1] + b"\x63", router[:-1] + b"\x07", TCP, 80, number))
+        packet = ip(router, service, protocol, icmp_error(inner, family))
+        wanted = Flow(router, service, protocol, 0, 0)
+        assert site.sent(ethernet(packet)) == site.bucket(wanted) + 1
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_error_about_a_fragment_goes_where_its_fragments_go(site: Site, family: int) -> None:
+    service = SERVICES[family == 6]
+    for number in range(20):
+        client = bytes((9, 1, 1, number)) if family == 4 else b"\x20" + bytes(14) + bytes((number,))
+        if family == 4:
+            inner = ipv4(service, client, UDP, bytes((1, 2, 3, 4)) * 5, fragment=0x2000)
+        else:
+            head = struct.pack("!BHI", 0, 1, 7)
+            inner = ipv6(service, client, UDP, bytes((1, 2, 3, 4)) * 5, extensions=((44, head),))
+        packet = ip(client[:-1] + b"\x63", service, ICMP if family == 4 else ICMPV6,
+                    icmp_error(inner, family))  # fmt: skip
+        assert site.sent(ethernet(packet)) == site.bucket(Flow(client, service, UDP, 0, 0)) + 1
+
+
 def test_echo_goes_by_addresses_as_in_the_kernel(site: Site) -> None:
     for service, protocol, type_ in zip(SERVICES, (ICMP, ICMPV6), (8, 128), strict=True):
         source = bytes((9, 8, 7, 6)) if len(service) == 4 else b"\x20" + bytes(14) + b"\x01"

@@ -72,9 +72,9 @@ class Dataplane:
             hops=self._maps["hops"].max_entries,
             flows=self._maps["flows"].max_entries,
         )
-        self._memory = self._maps["buckets"].memory()
+        memory = self._maps["buckets"].memory()
         # owners (owner | old << 16), since, stamp, changed: each a store of its own
-        self._words: NDArray[np.uint32] = np.frombuffer(self._memory, "<u4").reshape(-1, 4)
+        self._words: NDArray[np.uint32] = np.frombuffer(memory, "<u4").reshape(-1, 4)
 
     @classmethod
     def open(cls, pin_dir: Path, sizes: Sizes, seed: int, file: Path = libbpf.OBJECT) -> Dataplane:
@@ -101,8 +101,7 @@ class Dataplane:
 
     def close(self) -> None:
         """Let go: the program goes on."""
-        self._words = np.empty((0, 4), np.uint32)
-        self._memory.close()
+        self._words = np.empty((0, 4), np.uint32)  # and with it goes the memory
         self._pinned.close()
         os.close(self._lock)
 

@@ -21,6 +21,7 @@ Not done: two processes at once (the folder is locked).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -166,8 +167,9 @@ def copy_late(name: str, old: Map, new: Map) -> None:
         for key, value in zip(keys[missing], _reshaped(values[missing], old, new), strict=True):
             try:
                 new.put(key.tobytes(), value.tobytes(), syscall.NOEXIST)
-            except BpfError:
-                break  # it is full, or the flow has just been recorded anew
+            except BpfError as error:
+                if error.errno != errno.EEXIST:  # else it has just been recorded anew
+                    break
     elif name == "buckets":
         memory = new.memory()
         theirs = _reshaped(values, old, new).view("<u4").reshape(len(values), -1)
