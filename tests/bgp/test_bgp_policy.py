@@ -7,7 +7,7 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samepath.bgp.policy import ImportRule
+from samepath.bgp.policy import MARTIANS, ImportRule, Meaning, Reason
 from samepath.model.config import Import, Kind
 from samepath.model.net import Family, Nlri, make_nlri, prefix_text
 
@@ -29,16 +29,21 @@ def cases(draw: st.DrawFn) -> tuple[Family, dict[Kind, list[Nlri]], list[Nlri]]:
     return family, {kind: draw(some) for kind in KINDS}, draw(st.lists(prefixes(family)))
 
 
-def expected(family: Family, rules: dict[Kind, list[Nlri]], nlri: Nlri) -> Kind | None:
-    """The longest rule that the prefix lies in; of equal ones in the order of `KINDS`."""
+def expected(family: Family, rules: dict[Kind, list[Nlri]], nlri: Nlri) -> Meaning:
+    """The longest rule that the prefix lies in; of equal ones in the order of `KINDS`, and what is
+    not routed behind them."""
     inner = ipaddress.ip_network(prefix_text(family, nlri))
+    texts = [
+        (prefix_text(family, rule), kind) for kind in KINDS for rule in rules.get(kind, ())
+    ] + [(text, Reason.MARTIAN) for text in MARTIANS[family]]
     found = [
-        (-rule[0], KINDS.index(kind))
-        for kind, of in rules.items()
-        for rule in of
-        if inner.subnet_of(ipaddress.ip_network(prefix_text(family, rule)))  # type: ignore[arg-type]
+        (-outer.prefixlen, i)
+        for i, (text, _) in enumerate(texts)
+        if inner.subnet_of(outer := ipaddress.ip_network(text))  # type: ignore[arg-type]
     ]
-    return KINDS[min(found)[1]] if found else None
+    kind = texts[min(found)[1]][1] if found else Reason.NOT_ALLOWED
+    is_default = not inner.prefixlen and found
+    return Reason.DEFAULT_ROUTE if is_default and kind != "routes" else kind
 
 
 @given(cases())
@@ -47,7 +52,7 @@ def test_a_block_is_parted_as_its_prefixes_lie_in_the_rules(
 ) -> None:
     family, rules, block = case
     texts = {kind: [prefix_text(family, n) for n in of] for kind, of in rules.items()}
-    rule = ImportRule(Import(**texts))
+    rule = ImportRule(Import(**texts))  # type: ignore[arg-type]
     for _ in range(2):  # also from memory
         parts = rule.classify(family, block)
         assert sorted(n for _, part in parts for n in part) == sorted(block)

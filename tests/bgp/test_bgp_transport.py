@@ -13,7 +13,7 @@ import pytest
 
 from samepath.bgp import message
 from samepath.bgp.adjout import Advertisement, Routes
-from samepath.bgp.attributes import PathAttributes
+from samepath.bgp.attributes import AsPath, PathAttributes
 from samepath.bgp.capabilities import Capabilities
 from samepath.bgp.fsm import State
 from samepath.bgp.transport import PeerStatus, Speaker
@@ -376,7 +376,7 @@ def test_a_flood_from_one_peer_leaves_the_loop_free() -> None:
         async with speaker(gateway_config(NODES), woken) as gateway:
             flood = Peer(gateway, 66)
             await woken.until(lambda: up(gateway))
-            attributes = PathAttributes(next_hop=bytes((192, 0, 2, 66)))
+            attributes = PathAttributes(bytes((192, 0, 2, 66)), as_path=AsPath.of(65001))
             total = 100_000
             data = b"".join(
                 next(

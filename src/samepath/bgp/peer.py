@@ -307,6 +307,7 @@ class Peer:
             router_id=negotiated.open.router_id,
             rule=self.rule,
             keep=kept & set(negotiated.families),
+            asn=negotiated.open.asn,
         )
         self._up, self._negotiated, self._ended = session, negotiated, set()
         self._forwarding_preserved = True  # From now on we forward; only a new process asks anew.

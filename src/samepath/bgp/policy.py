@@ -1,20 +1,25 @@
 """What a neighbour may advertise to us, and why something of it is refused.
 
-The RIB asks here for every block of prefixes that arrives. Two questions, both pure: is the path
-our own, come back in a loop (`why_refused`), and what does a prefix mean to us (`ImportRule.kind`:
-services, pods, routes, or nothing, and then it is refused)? A prefix that lies in several lists
-takes the longest of them; of equal ones services come before pods before routes.
+The RIB asks here for every block of prefixes that arrives. Two questions, both pure: is there
+something in the attributes for which we refuse the path (`why_refused`: a loop, an AS_PATH that
+cannot be, a next hop of our own), and what does a prefix mean to us (`ImportRule.kind`: services,
+pods, routes, or nothing, and then it is refused)? A prefix that lies in several lists takes the
+longest of them; of equal ones services come before pods before routes. Prefixes that no network
+routes are refused, unless a list names them or a part of them; a default route must be one of
+`routes`. What only one of several neighbours may have is `samepath.bgp.ownership`'s.
 
 There is no policy language: no rewriting of attributes on the way in.
 
-RFC 4271 §9.1.2 (own AS in AS_PATH), RFC 4456 §8 (ORIGINATOR_ID, CLUSTER_LIST).
+RFC 4271 §9.1.2 (own AS in AS_PATH), §6.3 (first AS, next hop), RFC 4456 §8 (ORIGINATOR_ID,
+CLUSTER_LIST), RFC 6793 §9 and RFC 7300 (reserved AS numbers), RFC 6890 (prefixes). AS 0 and
+confederation segments are malformed, and refused before (RFC 7607, RFC 5065 §5).
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from samepath.bgp.attributes import PathAttributes
 from samepath.model.config import Import, Kind
@@ -23,6 +28,7 @@ from samepath.model.net import (
     Family,
     Nlri,
     address_text,
+    host_nlri,
     nlri_address,
     parse_prefix,
     prefix_text,
@@ -30,6 +36,25 @@ from samepath.model.net import (
 
 PeerKey = Address
 """A peer is known by its address."""
+
+AS_PATH_MOST = 100
+"""AS numbers in a path; in the Internet the longest paths have some fifty."""
+
+COMMUNITIES_MOST = 1_000
+"""Of all kinds together; as many as a message of 4,096 octets holds."""
+
+ITEMS_A_PREFIX = 100
+"""A neighbour's attributes, of all its paths together, may have `max_prefixes` times so many items
+(`items`): some 40 octets of memory each."""
+
+RESERVED_AS = frozenset((0, 23456, 65535, 4294967295))
+"""RFC 7607, RFC 6793 §9 (AS_TRANS), RFC 7300."""
+
+MARTIANS = {
+    Family.IPV4: ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"),
+    Family.IPV6: ("::/8", "fe80::/10", "ff00::/8"),
+}
+"""Not routed: this network, loopback, link-local, multicast, reserved. RFC 6890."""
 
 KINDS_KEPT = 100_000
 """Heads of prefixes per rule and family whose kind is remembered; then the memory starts afresh."""
@@ -41,8 +66,24 @@ class Reason(enum.Enum):
     OWN_AS = "our own AS is in AS_PATH"
     OWN_ORIGINATOR = "we are its ORIGINATOR_ID"
     OWN_CLUSTER = "our cluster is in CLUSTER_LIST"
+    FIRST_AS = "the first AS in AS_PATH is not the neighbour's"
+    RESERVED_AS = "a reserved AS is in AS_PATH"
+    LONG_AS_PATH = f"more than {AS_PATH_MOST} AS in AS_PATH"
+    MANY_COMMUNITIES = f"more than {COMMUNITIES_MOST} communities"
+    OWN_NEXT_HOP = "its next hop is an address of ours"
+    NEXT_HOP_NOT_PEER = "its next hop is not the neighbour itself"
+    NEXT_HOP_OF_ANOTHER = "its next hop is another neighbour's"
     NOT_ALLOWED = "in none of the neighbour's import lists"
+    MARTIAN = "a prefix that is not routed, and in no import list by name"
+    DEFAULT_ROUTE = "a default route must be in `routes`"
+    OWN_ADDRESS = "it is an address of ours"
+    BLOCK_OF_ANOTHER = "this pod block, or a part of it, is another neighbour's"
     TOO_MANY = "beyond max_prefixes"
+    TOO_LARGE = "the neighbour's attributes take too much memory"
+
+
+Meaning = Kind | Reason
+"""What a prefix is to us, or why it may not be advertised to us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +101,7 @@ class Refusal:
         return f"{prefix} from {address_text(self.peer)}: {self.reason.value}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Own:
     """Who we are, for the detection of loops."""
 
@@ -68,29 +109,65 @@ class Own:
     """None: our own AS in a path is no loop, since we pass nothing on (a leaf of its AS)."""
     router_id: int
     cluster_id: int
+    addresses: frozenset[Address] = frozenset()
+    """Those that we speak BGP with or are next hops: nobody else's next hops, nor prefixes."""
+    hosts: frozenset[Nlri] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hosts", frozenset(map(host_nlri, self.addresses)))
 
 
-def why_refused(attributes: PathAttributes, own: Own) -> Reason | None:
-    """A loop's reason, or None. Applies to all prefixes of an UPDATE alike."""
-    if own.asn is not None and own.asn in attributes.as_path.asns:
+def why_refused(
+    attributes: PathAttributes, own: Own, external_as: int | None = None
+) -> Reason | None:
+    """Applies to all prefixes of an UPDATE alike. `external_as`: of the neighbour that told it, if
+    it is external: the first of the path."""
+    asns = attributes.as_path.asns
+    if external_as is not None and external_as not in asns[:1]:
+        return Reason.FIRST_AS
+    if own.asn is not None and own.asn in asns:
         return Reason.OWN_AS
+    if len(asns) > AS_PATH_MOST:
+        return Reason.LONG_AS_PATH
+    if not RESERVED_AS.isdisjoint(asns):
+        return Reason.RESERVED_AS
     if attributes.originator_id == own.router_id:
         return Reason.OWN_ORIGINATOR
     if own.cluster_id in attributes.cluster_list:
         return Reason.OWN_CLUSTER
+    if attributes.next_hop in own.addresses:
+        return Reason.OWN_NEXT_HOP
+    if _communities(attributes) > COMMUNITIES_MOST:
+        return Reason.MANY_COMMUNITIES
     return None
+
+
+def _communities(a: PathAttributes) -> int:
+    return len(a.communities) + len(a.extended_communities) + len(a.large_communities)
+
+
+def items(attributes: PathAttributes) -> int:
+    """How large attributes are: numbers, and every 32 octets of what we do not know."""
+    unknown = sum(1 + len(u.value) // 32 for u in attributes.unknown)
+    numbers = len(attributes.as_path.asns) + len(attributes.cluster_list)
+    return 8 + numbers + unknown + _communities(attributes)
 
 
 class ImportRule:
     """An `Import` made ready for matching. One is shared by all sessions of a neighbour entry."""
 
     def __init__(self, rules: Import) -> None:
+        self.limits = rules
         self.max_prefixes = rules.max_prefixes
-        lists: dict[Family, dict[int, dict[int, Kind]]] = {f: {} for f in Family}
-        by_kind: tuple[tuple[Kind, list[str]], ...] = (
+        self.max_items = rules.max_prefixes * ITEMS_A_PREFIX
+        self.of_itself = rules.next_hop == "peer"
+        """The neighbour speaks for itself alone."""
+        lists: dict[Family, dict[int, dict[int, Meaning]]] = {f: {} for f in Family}
+        by_kind: tuple[tuple[Meaning, Iterable[str]], ...] = (
             ("services", rules.services),
             ("pods", rules.pods),
             ("routes", rules.routes),
+            *((Reason.MARTIAN, MARTIANS[f]) for f in Family),
         )
         for kind, texts in by_kind:
             for text in texts:
@@ -101,35 +178,36 @@ class ImportRule:
         self._lists = {f: sorted(by.items(), reverse=True) for f, by in lists.items()}
         # The length octet, and as many as the longest rule looks at, decide what a prefix is.
         self._head = {f: 1 + (max(lists[f], default=0) + 7) // 8 for f in Family}
-        self._known: dict[Family, dict[bytes, Kind | None]] = {f: {} for f in Family}
+        self._known: dict[Family, dict[bytes, Meaning]] = {f: {} for f in Family}
 
     def kind(self, family: Family, nlri: Nlri) -> Kind | None:
         """What the prefix is to us; None: it may not be advertised to us."""
-        return self.classify(family, (nlri,))[0][0]
+        found = self.classify(family, (nlri,))[0][0]
+        return None if isinstance(found, Reason) else found
 
-    def _match(self, family: Family, nlri: Nlri) -> Kind | None:
+    def _match(self, family: Family, nlri: Nlri) -> Meaning:
         for length, values in self._lists[family]:
             if length <= nlri[0]:
                 kind = values.get(_leading_bits(family, nlri, length))
                 if kind is not None:
-                    return kind
-        return None
+                    return kind if nlri[0] or kind == "routes" else Reason.DEFAULT_ROUTE
+        return Reason.NOT_ALLOWED
 
     def classify(
         self, family: Family, nlris: Sequence[Nlri]
-    ) -> list[tuple[Kind | None, Sequence[Nlri]]]:
+    ) -> list[tuple[Meaning, Sequence[Nlri]]]:
         """The block, parted by kind. A block of one kind, the rule, is handed back as it is."""
         size = self._head[family]
         heads = [nlri[:size] for nlri in nlris]
         kinds = {head: self._kind_of(family, head) for head in set(heads)}
         if len(set(kinds.values())) == 1:
             return [(kinds[heads[0]], nlris)]
-        parts: dict[Kind | None, list[Nlri]] = {}
+        parts: dict[Meaning, list[Nlri]] = {}
         for head, nlri in zip(heads, nlris, strict=True):
             parts.setdefault(kinds[head], []).append(nlri)
         return list(parts.items())
 
-    def _kind_of(self, family: Family, head: bytes) -> Kind | None:
+    def _kind_of(self, family: Family, head: bytes) -> Meaning:
         known = self._known[family]
         if head not in known:
             if len(known) >= KINDS_KEPT:

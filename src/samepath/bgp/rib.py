@@ -20,15 +20,16 @@ RFC 4271 §3.2, §9.1; RFC 4724 §4.2; RFC 7313 §4.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Collection, ItemsView, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, ItemsView, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from weakref import WeakValueDictionary
 
 from samepath.bgp.attributes import PathAttributes
 from samepath.bgp.decision import Path, equal_best
-from samepath.bgp.policy import ImportRule, Own, PeerKey, Reason, Refusal, why_refused
+from samepath.bgp.ownership import Ownership
+from samepath.bgp.policy import ImportRule, Own, PeerKey, Reason, Refusal, items, why_refused
 from samepath.model.config import Kind
 from samepath.model.net import Family, Nlri
 
@@ -36,6 +37,10 @@ __all__ = ["Counts", "Path", "PathSet", "PeerKey", "Refusal", "Rib"]
 
 REFUSALS_KEPT = 1_000
 """Refusals with their reason, per peer; further ones are only counted."""
+
+CLAIMS_KEPT = 1_000
+"""Pod blocks that are another's as yet, per peer: taken when that one gives them up. Further ones
+have to be advertised again."""
 
 STEPS_KEPT = 512
 """Remembered (set, path) -> set; then the memory starts afresh."""
@@ -77,21 +82,37 @@ class Counts:
 class _Peer:
     """What we know of a peer besides its paths."""
 
-    __slots__ = ("accepted", "external", "key", "refusals", "refused", "router_id", "rule", "stale")
+    __slots__ = (
+        "accepted", "asn", "claims", "external", "items", "items_left", "key", "refusals",
+        "refused", "refused_for", "router_id", "rule", "stale",
+    )  # fmt: skip
 
-    def __init__(self, key: PeerKey, external: bool, router_id: int, rule: ImportRule) -> None:
+    def __init__(
+        self, key: PeerKey, external: bool, router_id: int, rule: ImportRule, asn: int | None
+    ) -> None:
         self.key = key
+        self.asn = asn
+        """None: not known, and its paths may begin with any."""
         self.external = external
         self.router_id = router_id
         self.rule = rule
         self.accepted = dict.fromkeys(Family, 0)
         self.refused = dict.fromkeys(Family, 0)
+        self.refused_for: Counter[Reason] = Counter()
         self.refusals: dict[tuple[Family, Nlri], Refusal] = {}
+        self.claims: dict[tuple[Family, Nlri], PathAttributes] = {}
+        """Pod blocks that are another's."""
+        self.items = 0
+        """Of its paths' attributes when they were counted last, and of those that came since."""
+        self.items_left = 0
+        """So many more may be asked for before they are counted again."""
         self.stale: dict[Family, set[Nlri]] = {f: set() for f in Family}
 
     def forget_refusals(self) -> None:
         self.refused = dict.fromkeys(Family, 0)
+        self.refused_for.clear()
         self.refusals.clear()
+        self.claims.clear()
 
 
 class Rib:
@@ -103,6 +124,9 @@ class Rib:
         self._known_paths: WeakValueDictionary[tuple[object, ...], Path] = WeakValueDictionary()
         self._known_sets: WeakValueDictionary[tuple[Path, ...], PathSet] = WeakValueDictionary()
         self._steps: dict[tuple[PathSet | None, Path], PathSet] = {}
+        self._owners = Ownership()
+        self._has_freed = False
+        self._is_settling = False
 
     # What the program reads.
 
@@ -135,6 +159,11 @@ class Rib:
             return Counts(0, 0, 0)
         return Counts(state.accepted[family], len(state.stale[family]), state.refused[family])
 
+    def refused_for(self, peer: PeerKey) -> Mapping[Reason, int]:
+        """How many of a peer's prefixes were refused since its session came up, by reason."""
+        state = self._peers.get(peer)
+        return dict(state.refused_for) if state is not None else {}
+
     # What the sessions write.
 
     def peer_up(
@@ -145,16 +174,19 @@ class Rib:
         router_id: int,
         rule: ImportRule,
         keep: Collection[Family] = (),
+        asn: int | None = None,
     ) -> None:
-        """A session is established. Stale paths of families not in `keep` go (RFC 4724 §4.2)."""
+        """A session is established. Stale paths of families not in `keep` go (RFC 4724 §4.2).
+        `asn`: the peer's; paths of an external one must begin with it."""
         state = self._peers.get(peer)
         if state is None:
-            self._peers[peer] = _Peer(peer, external, router_id, rule)
+            self._peers[peer] = _Peer(peer, external, router_id, rule, asn)
             return
         for family in Family:
             if family not in keep:
                 self.end_of_rib(peer, family)
         state.external, state.router_id, state.rule = external, router_id, rule
+        state.asn = asn
         state.forget_refusals()
 
     def peer_down(self, peer: PeerKey, keep: Collection[Family] = ()) -> None:
@@ -173,6 +205,8 @@ class Rib:
         state.forget_refusals()
         if not any(state.accepted.values()):
             del self._peers[peer]
+            self._owners.forget_next_hops(peer)
+        self._settle_claims()
 
     def begin_refresh(self, peer: PeerKey, family: Family) -> None:
         """The peer is about to send everything again: what it leaves out will go (RFC 7313 §4)."""
@@ -184,6 +218,7 @@ class Rib:
         state = self._peers.get(peer)
         if state is not None and state.stale[family]:
             self._remove(state, family, state.stale[family])
+            self._settle_claims()
 
     def drop_stale(self, peer: PeerKey) -> None:
         """The restart timer has expired: all that is stale goes."""
@@ -202,7 +237,11 @@ class Rib:
             return
         state.rule = rule
         state.forget_refusals()
+        if not rule.of_itself:
+            self._owners.forget_next_hops(peer)
         for family in Family:
+            if not rule.of_itself:
+                self._release(state, family, self._held_by(state, family))
             told: dict[PathAttributes, list[Nlri]] = defaultdict(list)
             table = self._tables[family]
             for nlri in self._held_by(state, family):
@@ -215,20 +254,35 @@ class Rib:
             held = self._held_by(state, family)
             self._refuse(state, family, held[rule.max_prefixes :], Reason.TOO_MANY)
             state.stale[family] = stale.intersection(held[: rule.max_prefixes])
+        self._settle_claims()
 
     def announce(
         self, peer: PeerKey, family: Family, nlris: Sequence[Nlri], attributes: PathAttributes
     ) -> None:
         state = self._peers[peer]
-        reason = why_refused(attributes, self.own)
+        reason = why_refused(attributes, self.own, state.asn if state.external else None)
+        if reason is None and state.rule.of_itself:
+            reason = self._owners.take_next_hop(peer, attributes.next_hop, self._peers)
         if reason is not None:
             self._refuse(state, family, nlris, reason)
+            self._settle_claims()
             return
         for kind, block in state.rule.classify(family, nlris):
-            if kind is None:
-                self._refuse(state, family, block, Reason.NOT_ALLOWED)
-            else:
-                self._put(state, family, block, self._path(state, attributes, kind))
+            if isinstance(kind, Reason):
+                self._refuse(state, family, block, kind)
+                continue
+            if not self.own.hosts.isdisjoint(block):
+                ours = [nlri for nlri in block if nlri in self.own.hosts]
+                self._refuse(state, family, ours, Reason.OWN_ADDRESS)
+                block = [nlri for nlri in block if nlri not in self.own.hosts]
+            if kind == "pods" and state.rule.of_itself:
+                block = self._claim(state, family, block, attributes)
+            path = self._path(state, attributes, kind)
+            if path is None:
+                self._refuse(state, family, block, Reason.TOO_LARGE)
+            elif block:
+                self._put(state, family, block, path)
+        self._settle_claims()
 
     def withdraw(self, peer: PeerKey, family: Family, nlris: Iterable[Nlri]) -> None:
         state = self._peers[peer]
@@ -236,7 +290,46 @@ class Rib:
         if state.refusals:
             for nlri in nlris:
                 state.refusals.pop((family, nlri), None)
+                state.claims.pop((family, nlri), None)
         self._remove(state, family, nlris)
+        self._settle_claims()
+
+    # What only one neighbour may have.
+
+    def _claim(
+        self, state: _Peer, family: Family, nlris: Sequence[Nlri], attributes: PathAttributes
+    ) -> Sequence[Nlri]:
+        """Those of the pod blocks that are the peer's from now on; the others are refused, and
+        remembered for the day when their owner gives them up."""
+        own: list[Nlri] = []
+        others: list[Nlri] = []
+        for nlri in nlris:
+            is_own = self._owners.take_block(family, nlri, state.key)
+            (own if is_own else others).append(nlri)
+        if others:
+            self._refuse(state, family, others, Reason.BLOCK_OF_ANOTHER)
+            room = max(CLAIMS_KEPT - len(state.claims), 0)
+            state.claims.update(dict.fromkeys(((family, n) for n in others[:room]), attributes))
+        return own if others else nlris
+
+    def _release(self, state: _Peer, family: Family, nlris: Iterable[Nlri]) -> None:
+        """The peer's pod blocks are free for those who wait for them."""
+        freed = [self._owners.release_block(family, nlri, state.key) for nlri in nlris]
+        self._has_freed |= any(freed)
+
+    def _settle_claims(self) -> None:
+        """What has become free goes to those who wait for it, in the order of their coming."""
+        if self._is_settling:
+            return
+        self._is_settling = True
+        while self._has_freed:
+            self._has_freed = False
+            for state in list(self._peers.values()):
+                for (family, nlri), attributes in list(state.claims.items()):
+                    if self._owners.take_block(family, nlri, state.key):
+                        del state.claims[family, nlri]
+                        self.announce(state.key, family, (nlri,), attributes)
+        self._is_settling = False
 
     # How it is done: a block of prefixes at a time, parted by their present set.
 
@@ -255,8 +348,11 @@ class Rib:
             if old is None or old.of(path.peer) is None:
                 room = max(state.rule.max_prefixes - state.accepted[family], 0)
                 if len(moved) > room:
-                    self._note_refused(state, family, list(moved)[room:], Reason.TOO_MANY)
+                    beyond = list(moved)[room:]
                     moved = dict.fromkeys(list(moved)[:room], new)
+                    self._note_refused(state, family, beyond, Reason.TOO_MANY)
+                    if state.rule.of_itself:
+                        self._release(state, family, beyond)
                 state.accepted[family] += len(moved)
             table.update(moved)
             if old is None or old.best != new.best:
@@ -280,6 +376,8 @@ class Rib:
                     del table[nlri]
                 self._changed[family].update(block)
         state.stale[family].difference_update(tuple(nlris))
+        if state.rule.of_itself:
+            self._release(state, family, nlris)
 
     def _refuse(self, state: _Peer, family: Family, nlris: Sequence[Nlri], reason: Reason) -> None:
         # A refused path replaces an accepted one as much as a good one would (RFC 4271 §3.1).
@@ -290,6 +388,7 @@ class Rib:
         self, state: _Peer, family: Family, nlris: Sequence[Nlri], reason: Reason
     ) -> None:
         state.refused[family] += len(nlris)
+        state.refused_for[reason] += len(nlris)
         for nlri in nlris:
             key = (family, nlri)
             if key in state.refusals or len(state.refusals) < REFUSALS_KEPT:
@@ -303,13 +402,30 @@ class Rib:
         theirs = {s for s in set(table.values()) if s.of(state.key) is not None}
         return [nlri for nlri, held in table.items() if held in theirs]
 
-    def _path(self, state: _Peer, attributes: PathAttributes, kind: Kind) -> Path:
+    def _path(self, state: _Peer, attributes: PathAttributes, kind: Kind) -> Path | None:
+        """None: there is no room for further attributes of the peer."""
         key = (state.key, attributes, kind, state.external, state.router_id)
         path = self._known_paths.get(key)
         if path is None:
+            if not self._has_room(state, items(attributes)):
+                return None
             path = Path(state.key, attributes, kind, state.external, state.router_id)
             self._known_paths[key] = path
         return path
+
+    def _has_room(self, state: _Peer, wanted: int) -> bool:
+        """Counting all of a peer's attributes is worth it only now and then: when as many as an
+        eighth of what it may have were asked for since."""
+        most = state.rule.max_items
+        state.items_left -= wanted
+        if state.items + wanted > most and state.items_left < 0:
+            theirs = [p for p in list(self._known_paths.values()) if p.peer == state.key]
+            state.items = sum(items(p.attributes) for p in theirs)
+            state.items_left = most // 8
+        if state.items + wanted > most:
+            return False
+        state.items += wanted
+        return True
 
     def _set(self, paths: tuple[Path, ...]) -> PathSet:
         known = self._known_sets.get(paths)
