@@ -127,7 +127,7 @@ class Stage:
             route["dst"]: route["dev"]
             for family in ("-4", "-6")
             for route in json.loads(self.node.ip("-j", family, "route", "show", "proto", "83"))
-            if "dev" in route
+            if "dev" in route and route["dst"] != "fe80::/64"
         }
 
     def is_clean(self) -> bool:

@@ -132,6 +132,20 @@ def test_the_mac_is_the_same_for_the_same_attachment(stage: Stage) -> None:
     assert macs != {stage.ask("ADD", "two")["interfaces"][1]["mac"]}
 
 
+def test_each_pod_reaches_the_node_by_link_local_addresses(stage: Stage) -> None:
+    names = ("one", "two", "three")
+    for name in names:
+        stage.pod(name).sysctl(net__ipv6__conf__default__accept_dad=0)
+        stage.ask("ADD", name)
+    stage.ask("DEL", "two")
+    for name in ("one", "three"):
+        own = json.loads(stage.pod(name).ip("-j", "-6", "address", "show", "dev", "eth0"))
+        known = [a for link in own for a in link.get("addr_info", [])]
+        (address,) = (a["local"] for a in known if a.get("scope") == "link")
+        where = ("-I", f"{address}%eth0", "fe80::ecee:eeff:feee:eeee%eth0")
+        stage.pod(name).run("ping", "-c1", "-W1", *where)
+
+
 def test_several_interfaces_of_a_pod(stage: Stage) -> None:
     first = stage.ask("ADD", "one")
     second = stage.ask("ADD", "one", "net1")

@@ -112,6 +112,10 @@ def place(request: pytest.FixtureRequest) -> Place:
     return made
 
 
+def host_routes(node: Kernel, family: Family) -> list[Route]:
+    return [r for r in node.routes(family, PROTOCOL) if r.nlri[0] == family.bits]
+
+
 def do(kernel: Kernel, *ops: Op) -> None:
     failed = [error for error in kernel.apply(ops) if error is not None]
     assert not failed, failed[0].text
@@ -136,7 +140,7 @@ def test_both_sides_are_as_the_picture_shows_them(place: Place) -> None:
     own = {a.address for a in place.pod.addresses() if a.index == there.index}
     assert {FOUR, SIX} <= own
     for family, address in ((Family.IPV4, FOUR), (Family.IPV6, SIX)):
-        (route,) = place.node.routes(family, PROTOCOL)
+        (route,) = host_routes(place.node, family)
         assert (route.nlri, route.oif, route.metric) == (
             host_nlri(address),
             here.index,

@@ -179,7 +179,7 @@ class World:
             route["dst"]
             for family in ("-4", "-6")
             for route in json.loads(self.node.ip("-j", family, "route", "show", "proto", "83"))
-            if route.get("dev", "").startswith("smp")
+            if route.get("dev", "").startswith("smp") and route["dst"] != "fe80::/64"
         }
 
     def is_clean(self) -> bool:

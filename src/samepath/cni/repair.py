@@ -14,13 +14,14 @@ from collections.abc import Iterable
 from samepath.cni.attachment import Attachment, State
 from samepath.cni.wiring import (
     GATEWAYS,
+    gateway_ops,
     host_neighbors,
     host_routes,
     is_link_of,
 )
-from samepath.model.net import Family
+from samepath.model.net import Family, make_nlri
 from samepath.netlink.objects import InterfaceAddress, Link, Neighbor, Route
-from samepath.netlink.ops import Op, PutAddress, PutNeighbor, PutRoute
+from samepath.netlink.ops import Op, PutNeighbor, PutRoute
 
 
 def missing(
@@ -32,8 +33,10 @@ def missing(
 ) -> list[Op]:
     by_name = {link.name: link for link in links}
     gateway = GATEWAYS[Family.IPV6]
+    link_local = make_nlri(gateway, 64)
     with_gateway = {a.index for a in addresses if a.address == gateway}
     entries, ways = set(neighbors), set(routes)
+    with_link_local = {r.oif for r in ways if r.nlri == link_local}
     ops: list[Op] = []
     for attachment in attachments:
         link = by_name.get(attachment.host_link)
@@ -42,8 +45,10 @@ def missing(
         if not is_link_of(link, attachment.key):
             continue
         index, own = link.index, attachment.addresses
-        if index not in with_gateway and any(len(a) == Family.IPV6.octets for a in own):
-            ops.append(PutAddress(index, gateway, 64))
+        if any(len(a) == Family.IPV6.octets for a in own):
+            address, route = gateway_ops(index)
+            ops += [address] if index not in with_gateway else []
+            ops += [route] if index not in with_link_local else []
         wanted = host_neighbors(index, own, attachment.mac)
         ops += [PutNeighbor(entry) for entry in wanted if entry not in entries]
         wanted_routes = host_routes(index, own)

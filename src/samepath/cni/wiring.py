@@ -38,6 +38,7 @@ from samepath.model.net import (
     Family,
     family_of,
     host_nlri,
+    make_nlri,
     parse_address,
 )
 from samepath.model.ours import PROTOCOL
@@ -65,6 +66,8 @@ GATEWAYS = {
 
 METRIC = 1
 """Of a pod's route on the node: before whatever BGP may bring."""
+LINK_LOCAL_METRIC = 1024
+"""And the index of the link: of the way to its other end's link-local address."""
 DEFAULT_METRIC = {Family.IPV4: 0, Family.IPV6: 1024}
 """Of the pod's own routes: what the kernel takes when nothing is said."""
 FURTHER_METRIC = 2000
@@ -300,10 +303,24 @@ def host_ops(index: int, addresses: Sequence[Address], mac: bytes) -> list[Op]:
     """What the node needs; a route of somebody else for the same address is not replaced."""
     ops: list[Op] = []
     if any(len(a) == Family.IPV6.octets for a in addresses):
-        ops.append(PutAddress(index, GATEWAYS[Family.IPV6], 64))
+        ops += gateway_ops(index)
     ops += [PutNeighbor(entry) for entry in host_neighbors(index, addresses, mac)]
     ops += [PutRoute(route, exclusive=True) for route in host_routes(index, addresses)]
     return ops
+
+
+def gateway_ops(index: int) -> list[Op]:
+    """The IPv6 gateway, and the way to the pod's link-local address.
+
+    A /128 and a route, not a /64: with that a router joins the subnet's anycast address, and when
+    the link goes the kernel then waits for a second RCU grace period, 15 ms a DEL.
+    """
+    link_local = make_nlri(GATEWAYS[Family.IPV6], 64)
+    return [
+        PutAddress(index, GATEWAYS[Family.IPV6], 128),
+        # By its metric alone it differs from that of another pod's link.
+        PutRoute(Route(Family.IPV6, link_local, metric=LINK_LOCAL_METRIC + index, oif=index)),
+    ]
 
 
 def host_neighbors(index: int, addresses: Sequence[Address], mac: bytes) -> list[Neighbor]:
