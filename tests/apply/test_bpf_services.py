@@ -327,13 +327,14 @@ def test_all_next_hops_away_for_a_moment(stage: Stage, members: tuple[int, ...])
     stage.want({1: target(1, 2)})
     flows = Flows(stage, 1)
     stage.want({1: target(*members)})
+    flows.open(5000)
     link, stage.site.interface = stage.site.interface, None
     stage.site.routes.links_changed()
     stage.driver.links_changed()
     stage.site.work()
     for _ in stage.driver.work():
         pass
-    assert stage.plane.packet(ip(1), 0) is None
+    assert [stage.plane.packet(ip(1), flow) for flow in flows.at] == [None] * len(flows.at)
     stage.site.interface = link
     stage.site.routes.links_changed()
     stage.driver.links_changed()

@@ -285,6 +285,22 @@ def test_a_link_that_comes_later_is_attached_too(site: Site) -> None:
     assert any("none0" in f["text"] for f in site.status()["settings"])
 
 
+def test_a_link_that_flaps_amid_transitions(site: Site) -> None:
+    """The kernel forgets groups and routes; the maps do not, and MACs come back."""
+    site.up(1, 2)
+    site.hold()
+    site.serve(3)
+    eventually(lambda: site.bpf()["transitions"]["begun"] > 0 and site.settled())
+    site.hold()
+    site.gateway.ip("link", "set", "eth0", "down")
+    eventually(lambda: all(t["error"] for t in site.status()["tables"]))
+    site.gateway.ip("link", "set", "eth0", "up")
+    eventually(lambda: site.settled() and not any(t["error"] for t in site.status()["tables"]))
+    assert site.bpf()["transitions"]["buckets"] > 0
+    assert site.broken() == {}
+    assert site.shares()["n3"] > 0.2
+
+
 def test_xdp_by_choice_and_back(site: Site) -> None:
     site.config = msgspec.structs.replace(site.config, attach="xdp")
     site.up(1, 2)

@@ -77,7 +77,8 @@ class Hops:
         return hop.address if hop is not None else None
 
     def put(self, plane: Plane, alive: Collection[Address], mode: Mode) -> None:
-        """Write what is otherwise than in the map: all that have an index; those of `alive` live.
+        """Write what is otherwise than in the map: all that have an index. `alive` are those that
+        some service names; they are not withdrawn, though they may be out of reach.
 
         Called before buckets name them; `bury` afterwards.
         """
@@ -89,8 +90,8 @@ class Hops:
             before = self.known.get(index)
             if address in alive:
                 hop = self._living(address, links, macs, mode)
-                if before is not None and _is_silent(hop, before):
-                    hop = replace(before, mtu=hop.mtu, alive=True)
+                if before is not None and before.destination_mac != NO_MAC:
+                    hop = _remembered(hop, before)
             elif before is not None:
                 hop = before
             else:
@@ -172,10 +173,12 @@ def _is_to_be_asked(found: Neighbor | None) -> bool:
     return not (found.managed or found.state & (uapi.NUD_PERMANENT | uapi.NUD_NOARP))
 
 
-def _is_silent(now: Hop, before: Hop) -> bool:
-    """The neighbour's MAC is not known any more, and its link is the same."""
-    return (
-        not now.resolved
-        and before.resolved
-        and (now.ifindex, now.source_mac) == (before.ifindex, before.source_mac)
-    )
+def _remembered(now: Hop, before: Hop) -> Hop:
+    """Where its MAC is not known now, the one that it had on the same link."""
+    if now.resolved:
+        return now
+    if not now.ifindex:  # its link is down: it may come back as it was
+        return replace(before, alive=True, resolved=False)
+    if (now.ifindex, now.source_mac) != (before.ifindex, before.source_mac):
+        return now
+    return replace(before, mtu=now.mtu, alive=True, resolved=True)

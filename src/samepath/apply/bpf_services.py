@@ -242,7 +242,8 @@ class BpfServices:
         yield from self._take_news()
         wishes = {row: self._wish(row) for row in self.services.rows if row.nlris}
         self._wishes = {row: self._wishes[row] for row in wishes}
-        alive = {a for wish in wishes.values() if wish is not None for a in wish.living}
+        # Also those that cannot be used now: the flows of a link that comes back are recorded.
+        alive = {hop.address for row in wishes for hop in row.target.hops}
         self.hops.give(sorted(alive))
         sizes = self.plane.sizes
         services = _enough(sizes.services, len(self.tables.row_of))
