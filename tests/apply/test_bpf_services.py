@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -364,6 +365,28 @@ def test_a_prefix_that_is_no_host_route_stays_with_the_kernel(stage: Stage) -> N
     stage.work()
     assert stage.driver.beyond[V4] == {nlri}
     assert not stage.plane.map
+
+
+def test_whose_idle_times_the_kernels_group_goes_by(stage: Stage) -> None:
+    stage.want({1: target(1, 2)})
+    row = stage.site.row(1)
+    assert stage.driver.idle_of(row) == [math.inf] * B
+    stage.want({1: target(1, 2, 3)})
+    times = stage.driver.idle_of(row)
+    assert times is not None
+    assert times.count(0.0) == stage.moving() > 0
+    stage.driver.is_serving = False
+    assert stage.driver.idle_of(row) is None, "packets come to the kernel"
+    stage.driver.is_serving = True
+    _, nlri = parse_prefix("198.51.100.0/28")
+    stage.site.routes.rows.enter(row, [nlri])
+    stage.work()
+    assert stage.driver.idle_of(row) is None, "some packets come to the kernel"
+    stage.site.routes.rows.leave(row, [nlri])
+    stage.work()
+    stage.site.routes.rows.retarget(row, target(1, 2, 4))
+    times = stage.driver.idle_of(row)
+    assert times == [0.0] * B, "the maps come first"
 
 
 def test_what_others_take_away_is_put_back(stage: Stage) -> None:
