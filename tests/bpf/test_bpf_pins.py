@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from samepath.bpf import libbpf, pins, syscall
-from samepath.bpf.dataplane import Dataplane, Opened
+from samepath.bpf.dataplane import Dataplane
 from samepath.bpf.errors import Unavailable
-from samepath.bpf.layout import Hop, Sizes
+from samepath.bpf.layout import SHAPES, Hop, Sizes
+from samepath.bpf.opening import Opened
 from samepath.bpf.syscall import Map
 from samepath.hashing.flow import Flow
 from samepath.lab.netns import Namespace
@@ -138,6 +139,13 @@ def test_another_number_of_buckets_starts_anew(folder: Path, program: Path) -> N
     assert plane.services() == {}
     assert not plane.table(1)["owner"].any()
     assert plane.hops() == hops
+    plane.close()
+
+
+def test_the_structs_are_those_of_the_object(folder: Path, program: Path) -> None:
+    plane = open_(folder)
+    shapes = {name: (m.key_size, m.value_size) for name, m in plane._maps.items()}
+    assert shapes == SHAPES
     plane.close()
 
 

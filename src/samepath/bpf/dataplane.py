@@ -11,7 +11,6 @@ services that are prefixes rather than addresses (the kernel's own path takes th
 
 from __future__ import annotations
 
-import enum
 import errno
 import fcntl
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samepath.bpf import attachments, layout, libbpf, pins, syscall
+from samepath.bpf import attachments, layout, libbpf, opening, pins, syscall
 from samepath.bpf.attachments import Attachment, Mode
 from samepath.bpf.errors import BpfError, Unavailable
 from samepath.bpf.layout import (
@@ -37,7 +36,6 @@ from samepath.bpf.layout import (
     LINK_KEY,
     MOVING,
     SERVICE,
-    SETTINGS,
     Count,
     Counters,
     FlowCount,
@@ -45,18 +43,10 @@ from samepath.bpf.layout import (
     Sizes,
     Total,
 )
-from samepath.bpf.syscall import Map
+from samepath.bpf.opening import Opened
 from samepath.model.net import Address
 
 _V4 = bytes(10) + b"\xff\xff"
-
-
-class Opened(enum.Enum):
-    """How `Dataplane.open` found things."""
-
-    CREATED = "created"
-    ADOPTED = "adopted"
-    MIGRATED = "migrated"
 
 
 class Dataplane:
@@ -87,7 +77,7 @@ class Dataplane:
         lock = os.open(pin_dir, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            pinned, opened = _opened(pin_dir, sizes, seed, file)
+            pinned, opened = opening.opened(pin_dir, sizes, seed, file)
         except BlockingIOError:
             os.close(lock)
             raise Unavailable(f"another process has {pin_dir}") from None
@@ -121,7 +111,7 @@ class Dataplane:
         return int(self._settings()["seed"])
 
     def _settings(self) -> np.void:
-        return _read_settings(self._maps["settings"])
+        return opening.read_settings(self._maps["settings"])
 
     # services
 
@@ -308,82 +298,6 @@ class Dataplane:
 
     def attached(self) -> dict[int, Attachment]:
         return attachments.attached(self.folder / pins.LINKS)
-
-
-def _opened(folder: Path, sizes: Sizes, seed: int, file: Path) -> tuple[pins.Pinned, Opened]:
-    """What `Dataplane.open` does, under the lock."""
-    old = pins.current(folder)
-    entries = _entries(sizes, old.maps if old else {})
-    kept: dict[str, Map] = {}
-    if old:
-        held = _read_settings(old.maps["settings"]) if "settings" in old.maps else None
-        keep_tables = held is not None and int(held["buckets"]) == sizes.buckets
-        if held is not None and int(held["layout"]) == layout.LAYOUT:
-            kept = {n: m for n, m in old.maps.items() if m.max_entries == entries.get(n)}
-            if not keep_tables:
-                kept = {n: m for n, m in kept.items() if n not in ("services", "buckets")}
-    loaded = libbpf.load(file, entries, {name: each.fd for name, each in kept.items()})
-    new = pins.Pinned(folder, {n: Map(fd) for n, fd in loaded.maps.items()}, loaded.programs)
-    setting = layout.settings(seed, sizes.buckets).tobytes()
-    if old and len(kept) == len(entries) and _same_programs(old, new):
-        new.close()
-        _finish(folder, old)
-        old.maps["settings"].put(bytes(4), setting)
-        return old, Opened.ADOPTED
-    new.maps["settings"].put(bytes(4), setting)
-    if old:
-        for name, each in old.maps.items():
-            if name not in new.maps or name in kept or name == "settings":
-                continue
-            if keep_tables or name not in ("services", "buckets"):
-                pins.copy(name, each, new.maps[name])
-    made = pins.make(folder, new.maps, new.programs)
-    pins.turn(folder, made.folder)
-    _finish(folder, made, keep_tables if old else False)
-    if old:
-        old.close()
-    return made, Opened.MIGRATED if old else Opened.CREATED
-
-
-def _entries(sizes: Sizes, present: Mapping[str, Map]) -> dict[str, int]:
-    """How many entries each map gets. What is addressed by index never shrinks under its users."""
-    entries = {
-        "services": sizes.services, "buckets": sizes.tables * sizes.buckets, "hops": sizes.hops,
-        "flows": sizes.flows, "links": 1024, "settings": 1, "service_counts": sizes.services,
-        "hop_counts": sizes.hops, "totals": len(Total),
-    }  # fmt: skip
-    for name in ("services", "buckets", "hops", "service_counts", "hop_counts"):
-        if name in present:
-            entries[name] = max(entries[name], present[name].max_entries)
-    return entries
-
-
-def _same_programs(old: pins.Pinned, new: pins.Pinned) -> bool:
-    return old.programs.keys() == new.programs.keys() and all(
-        syscall.program(old.programs[n]).tag == syscall.program(new.programs[n]).tag
-        for n in new.programs
-    )
-
-
-def _finish(folder: Path, made: pins.Pinned, keep_tables: bool = True) -> None:
-    """Attachments to the program in use; then carry over what another wrote, and remove that."""
-    links = folder / pins.LINKS
-    for ifindex, attachment in attachments.attached(links).items():
-        attachments.update(links, ifindex, attachment.how, made.programs)
-    for generation in pins.others(folder):
-        left = pins.reopened(generation)
-        for name in pins.KEPT_FRESH:
-            if left and name in left.maps and (keep_tables or name == "flows"):
-                pins.copy_late(name, left.maps[name], made.maps[name])
-        if left:
-            left.close()
-        pins.remove(generation)
-
-
-def _read_settings(settings: Map) -> np.void:
-    value = (settings.get(bytes(4)) or b"").ljust(SETTINGS.itemsize, b"\0")
-    setting: np.void = np.frombuffer(value[: SETTINGS.itemsize], SETTINGS)[0]
-    return setting
 
 
 def _keys(addresses: Iterable[Address]) -> NDArray[np.void]:

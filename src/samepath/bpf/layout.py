@@ -2,7 +2,7 @@
 
 Used by everything in this package and by the driver above it. A change of any struct here or there
 needs another `LAYOUT`, so that a gateway that finds maps of the former one migrates them.
-Pure: no system call. The sizes are compared with the object's own when it is loaded.
+Pure: no system call. The tests compare the sizes with those of the object.
 """
 
 from __future__ import annotations
@@ -47,6 +47,14 @@ LINK = np.dtype([("mac", "V6"), ("spare", "<u2")])
 SETTINGS = np.dtype([("layout", "<u4"), ("seed", "<u4"), ("buckets", "<u4"), ("shift", "<u4"),
                      ("reciprocal", "<u8"), ("begun", "<u8", (256, 4))])  # fmt: skip
 COUNT = np.dtype([("packets", "<u8"), ("octets", "<u8")])
+
+SHAPES = {
+    "services": (16, SERVICE.itemsize), "buckets": (4, BUCKET.itemsize),
+    "hops": (4, HOP.itemsize), "flows": (8, FLOW.itemsize),
+    "links": (LINK_KEY.itemsize, LINK.itemsize), "settings": (4, SETTINGS.itemsize),
+    "service_counts": (4, COUNT.itemsize), "hop_counts": (4, COUNT.itemsize), "totals": (4, 8),
+}  # fmt: skip
+"""Octets of each map's key and value."""
 
 HOP_ALIVE = 1
 HOP_RESOLVED = 2
