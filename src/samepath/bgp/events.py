@@ -23,6 +23,7 @@ class Reason(enum.Enum):
     HOLD_EXPIRED = "hold timer expired"
     TCP_CLOSED = "TCP connection closed"
     ADMIN = "shut down by us"
+    BFD_DOWN = "BFD is down"
     COLLISION = "another connection to the same peer was kept"
 
 

@@ -9,6 +9,7 @@ decided what becomes of a neighbour's paths when its session ends:
 | TCP closed or reset, and it announced graceful restart | stay, stale, for its restart time |
 | TCP closed or reset, without graceful restart | go at once |
 | hold timer, NOTIFICATION in either direction, our operator | go at once |
+| BFD down, and with it the neighbour's forwarding (RFC 5882 §4.3) | go at once, also stale ones |
 
 Stale paths end when the neighbour comes back without having kept its forwarding state, with its
 End-of-RIB, or by time. A neighbour that opens a new connection while its session stands has lost
@@ -17,7 +18,7 @@ the old one without our noticing: with graceful restart the new one takes over (
 The owner (`samepath.bgp.transport`) calls `next_event` until None and acts upon `ConnectRequested`
 and `CloseRequested` for the session that they name; all else is done here.
 
-RFC 4271 §6.8, §8.2.1; RFC 4724 §4, §5; RFC 6286 §2.3.
+RFC 4271 §6.8, §8.2.1; RFC 4724 §4, §5; RFC 5882 §4.3; RFC 6286 §2.3.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 
 from samepath.bgp.adjout import AdjRibOut, Export, Routes
 from samepath.bgp.capabilities import GracefulRestart
-from samepath.bgp.errors import PeerError
+from samepath.bgp.errors import Cease, Code, PeerError
 from samepath.bgp.events import (
     Down,
     EndOfRib,
@@ -379,6 +380,20 @@ class Peer:
         if restart is not None and any(self._rib.counts(self.address, f).stale for f in keep):
             self._stale_until = now + restart.restart_time_s
 
+    def path_lost(self, why: str, *, forwarding: bool, now: float) -> None:
+        """BFD reaches the neighbour no more (RFC 5882 §3.2). `forwarding`: it does not forward
+        either, so what it is remembered for goes as well (§4.3); else its session ends as if TCP
+        had been closed, and graceful restart decides."""
+        if self._up is not None and forwarding:
+            error = PeerError(Code.CEASE, Cease.BFD_DOWN, message=f"BFD is down: {why}")
+            self._up.drop(now, error, Reason.BFD_DOWN)
+        elif self._up is not None:
+            self._up.lost(f"BFD is down: {why}")
+        elif forwarding and self._stale_until is not None:
+            self.last_error = f"BFD is down: {why}"
+            self._stale_until = None
+            self._rib.drop_stale(self.address)
+
     # Routes.
 
     def set(self, routes: Routes) -> None:
@@ -466,6 +481,7 @@ class Peer:
             stale_until_s=self._stale_until,
             last_error=self.last_error,
             flaps=self.flaps,
+            local_address=self._local_addresses.get(self._up) if self._up else None,
         )
 
     def _family_status(self, family: Family) -> FamilyStatus:

@@ -125,6 +125,10 @@ class Session:
         error = PeerError(Code.CEASE, Cease.CONNECTION_COLLISION_RESOLUTION)
         self._step(fsm.Event.OPEN_COLLISION, now, error=error, reason=Reason.COLLISION)
 
+    def drop(self, now: float, error: PeerError, reason: Reason) -> None:
+        """Ends the connection with `error`, and tries again."""
+        self._step(fsm.Event.AUTOMATIC_STOP, now, error=error, reason=reason)
+
     def connected(self, now: float) -> None:
         self._is_connected = True
         self._step(fsm.Event.TCP_CONNECTED, now)

@@ -43,6 +43,8 @@ class PeerStatus:
     last_error: str
     flaps: int
     """Established sessions lost."""
+    local_address: Address | None = None
+    """Ours, while the session is established."""
 
     @property
     def is_established(self) -> bool:

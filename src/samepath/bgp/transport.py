@@ -85,6 +85,8 @@ class Speaker:
         self._neighbors = Neighbors(config)
         self._passes_on = passes_on
         self.rib = Rib(own_identity(self._local, passes_on=passes_on))
+        self.news = 0
+        """Grows with whatever happens to a neighbour, but for UPDATEs."""
         self._wake = wake
         self._restarting = restarted
         self._forwarding_preserved = forwarding_preserved
@@ -165,6 +167,15 @@ class Speaker:
         on a new address; then nothing has changed."""
         self._listeners.follow(config.listen, config.listen_port)
         self._apply(config)
+
+    def path_lost(self, address: Address, why: str, *, forwarding: bool) -> None:
+        """BFD reaches a neighbour no more; see `Peer.path_lost`."""
+        peer = self._peers.get(address)
+        if peer is not None:
+            log.warning("%s: BFD is down: %s", address_text(address), why)
+            peer.path_lost(why, forwarding=forwarding, now=self._loop.time())
+            self.schedule(peer)
+            self._news()
 
     # Configuration.
 
@@ -396,6 +407,7 @@ class Speaker:
 
     def _news(self) -> None:
         self._has_news = True
+        self.news += 1
 
     # Time.
 
