@@ -81,6 +81,8 @@ def test_people_can_read_and_mend_it(path: Path) -> None:
         '{"samepath": "blocks", "version": 1, "blocks": {"10.0.0.1/26": "n1"}}',
         '{"samepath": "blocks", "version": 1, "blocks": {"10.0.0.0/26": 5}}',
         '{"samepath": "blocks", "version": 1, "blocks": {"10.0.0.0/26": "a", "10.0.0.0/24": "b"}}',
+        '{"samepath": "blocks", "version": 1, "blocks": {"fd00::/122": "a", "FD00::/122": "b"}}',
+        '{"samepath": "blocks", "version": 1, "blocks": ' + "[" * 5000,
     ],
 )
 def test_damage_is_refused_and_never_overwritten(path: Path, text: str) -> None:

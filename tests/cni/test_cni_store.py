@@ -592,6 +592,33 @@ def test_files_that_are_no_store_are_refused(path: Path, octets: bytes) -> None:
     assert path.read_bytes() == octets
 
 
+_HEADER = ledger.header_line(BOOT)
+_TAKE = ledger.take_line(1, attachment(1))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [_HEADER.replace(b"attachments", b"\xff")],
+        [_HEADER.replace(b'"boot_id"', b'"boot"')],
+        [_HEADER[:-1] + b',"x":' + b"[" * 3000],
+        [_HEADER, _TAKE.replace(b'"take":1', b'"take":"1"')],
+        [_HEADER, _TAKE.replace(b'"00:00:00:00:00:00"', b"7")],
+        [_HEADER, _TAKE.replace(b'"10.1.0.1"', b"7")],
+        [_HEADER, b'{"take":' + b"[" * 3000],
+        [_HEADER, b"\xff"],
+        [_HEADER, b'{"wired":1}'],
+    ],
+)
+def test_lines_with_a_right_checksum_that_make_no_sense(path: Path, lines: list[bytes]) -> None:
+    writer = journal.Journal(path)
+    writer.rewrite(lines[0], lines[1:], 100_000)
+    writer.close()
+    with pytest.raises(StoreCorrupt):
+        Store(path, BOOT)
+    assert salvage(path) == {}
+
+
 def test_damage_of_another_boot_costs_order_only(path: Path) -> None:
     _history(path)
     octets = bytearray(path.read_bytes())

@@ -122,7 +122,10 @@ def test_question_and_answer(tmp_path: Path) -> None:
     serve_while(tmp_path, body, echo=lambda question: question, fail=fail)
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"[]\n", b'{"get": ["a"]}\n', b"\xff\n", b"\n"])
+@pytest.mark.parametrize("line", [
+    b"nonsense\n", b"[]\n", b'{"get": ["a"]}\n', b"\xff\n", b"\n",
+    b'{"get": "\xa5"}\n', b'{"get": ' + b"[" * 5000 + b"\n",
+])  # fmt: skip
 def test_nonsense_gets_an_error(tmp_path: Path, line: bytes) -> None:
     async def body() -> None:
         def said() -> bytes:

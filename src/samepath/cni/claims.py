@@ -210,13 +210,16 @@ def _decode(data: bytes) -> dict[Block, str]:
         if (document["samepath"], document["version"]) != ("blocks", VERSION):
             raise ValueError(f"version {document['version']} is not known here")
         found = msgspec.convert(document["blocks"], dict[str, str])
-    except (msgspec.MsgspecError, KeyError) as error:
+    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if document.get("checksum", _checksum(found)) != _checksum(found):
         raise ValueError("its checksum is wrong")
     owners: dict[Block, str] = {}
     for text, node in found.items():
-        owners[Block(*parse_prefix(text))] = node
+        block = Block(*parse_prefix(text))
+        if block in owners:
+            raise ValueError(f"{block} stands twice")
+        owners[block] = node
     # Neighbours in this order overlap if any two do.
     ordered = sorted(owners, key=lambda b: (b.family.bits, b.first, -b.size))
     for one, other in pairwise(ordered):

@@ -54,13 +54,13 @@ class Ledger:
             raise Taken(self.attachments[key], f"link {new.host_link} is {' '.join(key)}'s")
 
     def take(self, number: int, new: Attachment) -> None:
+        self.next_number = number + 1
         self.attachments[new.key] = new
         self.numbers[new.key] = number
         self.links[new.host_link] = new.key
         for address in new.addresses:
             self.owners[address] = new.key
             self.released[family_of(address)].pop(address, None)
-        self.next_number = number + 1
 
     def wire(self, key: Key) -> Attachment:
         made = replace(self.attachments[key], state=State.WIRED)
@@ -100,6 +100,12 @@ class Ledger:
                 yield line({"wired": number})
 
 
+_NONSENSE = (
+    msgspec.MsgspecError, KeyError, ValueError, TypeError, AttributeError, OSError, RecursionError,
+)  # fmt: skip
+"""What a record may raise that is no record of ours, though its checksum is right."""
+
+
 def replay(reading: Reading) -> tuple[Ledger, str, str]:
     """What the lines amount to, the boot that they are of, and what is wrong. Raises Illegible."""
     try:
@@ -107,14 +113,14 @@ def replay(reading: Reading) -> tuple[Ledger, str, str]:
         boot_id = str(header["boot_id"])
         if (header["samepath"], header["version"]) != ("attachments", VERSION):
             raise Illegible(f"its version is {header['version']}, only {VERSION} is known here")
-    except (msgspec.MsgspecError, KeyError) as error:
+    except _NONSENSE as error:
         raise Illegible(f"its first line is {error}") from error
     ledger = Ledger()
     keys: dict[int, Key] = {}
     for record in reading.records:
         try:
             _replay_one(ledger, keys, record)
-        except (msgspec.MsgspecError, KeyError, ValueError, TypeError, OSError) as error:
+        except _NONSENSE as error:
             return ledger, boot_id, f"record {record[:80]!r}: {error}"
     return ledger, boot_id, reading.damage
 

@@ -85,12 +85,12 @@ async def serve(run_dir: str, name: str, answers: Mapping[str, Answer]) -> async
     path.unlink(missing_ok=True)
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 line = await reader.readline()
             async with turn:
-                document = await _answer(line, answers)
+                document = await answer(line, answers)
             writer.write(document)
             async with asyncio.timeout(PATIENCE_S):
                 await writer.drain()
@@ -103,16 +103,17 @@ async def serve(run_dir: str, name: str, answers: Mapping[str, Answer]) -> async
     umask = os.umask(0o177)
     try:
         return await asyncio.start_unix_server(
-            answer, path=str(path), limit=LINE_LIMIT, backlog=256
+            converse, path=str(path), limit=LINE_LIMIT, backlog=256
         )
     finally:
         os.umask(umask)
 
 
-async def _answer(line: bytes, answers: Mapping[str, Answer]) -> bytes:
+async def answer(line: bytes, answers: Mapping[str, Answer]) -> bytes:
+    """What is written back to one line."""
     try:
         question = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return msgspec.json.encode({"error": f"not a JSON object: {error}"})
     wanted = question.get("get")
     found = answers.get(wanted) if isinstance(wanted, str) else None
