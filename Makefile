@@ -1,8 +1,10 @@
 # The README's words. Each target sets up first what it needs.
 PY := .venv/bin/python
 BENCH ?= all
+TARGET ?= all
+TIME ?= 60
 
-.PHONY: demo test check setup bench lock clean root
+.PHONY: demo test check setup bench fuzz lock clean root
 
 setup:
 	@scripts/setup
@@ -26,6 +28,10 @@ check: setup
 
 bench: root setup
 	@$(PY) -m benchmarks $(BENCH)
+
+# TARGET=bgp-update TIME=60: one target for so many seconds (docs/fuzzing.md).
+fuzz: setup
+	@$(PY) -m fuzz $(TARGET) $(TIME)
 
 # Writes requirements.lock anew from pyproject.toml (needs uv from PyPI).
 lock:

@@ -1,0 +1,379 @@
+"""Where the fuzzer begins: a few good inputs for each target, made and not stored."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+from samepath.bgp import message
+from samepath.bgp.attributes import AsPath, PathAttributes, SegmentType, UnknownAttribute
+from samepath.bgp.capabilities import Capabilities, Fqdn, GracefulRestart
+from samepath.bgp.errors import Cease, Code, shutdown_data
+from samepath.bgp.message import Context
+from samepath.cni.ledger import header_line
+from samepath.model.net import Address, Family, make_nlri, parse_address
+from samepath.netlink import codec, uapi
+
+CONTEXTS = (b"\0\0", b"\0\1", b"\0\x09", b"\0\x08", b"\x01\x01", b"\xff\x39", b"\x55\x55")
+
+
+def _attributes(next_hop: Address, link_local: Address | None = None) -> PathAttributes:
+    return PathAttributes(
+        next_hop=next_hop,
+        as_path=AsPath(((SegmentType.AS_SEQUENCE, (65001, 70000)), (SegmentType.AS_SET, (3, 4)))),
+        link_local_next_hop=link_local,
+        med=7,
+        local_pref=200,
+        atomic_aggregate=True,
+        aggregator=(70001, bytes((10, 0, 0, 9))),
+        communities=(0xFFFF0000, 0xFDE80001),
+        extended_communities=(bytes.fromhex("4004fde84ef00000"), bytes.fromhex("0002fde800000064")),
+        large_communities=((65000, 1, 2),),
+        originator_id=9,
+        cluster_list=(1, 2),
+        unknown=(UnknownAttribute(250, b"abc"),),
+    )
+
+
+_V4 = tuple(make_nlri(bytes((100, 64, i, 0)), length) for i, length in enumerate((24, 23, 32, 0)))
+_V6 = tuple(make_nlri(parse_address("fd00::1"), length) for length in (128, 64, 17))
+
+
+def _updates() -> list[message.Update]:
+    v4 = _attributes(bytes((10, 0, 0, 2)))
+    v6 = _attributes(parse_address("fd00::2"), parse_address("fe80::2"))
+    return [
+        message.Update(reaches=(message.Reach(Family.IPV4, _V4, v4),)),
+        message.Update(reaches=(message.Reach(Family.IPV6, _V6, v6),)),
+        message.Update(
+            withdrawals=(message.Withdrawal(Family.IPV4, _V4), message.Withdrawal(Family.IPV6, _V6))
+        ),
+        message.Update(end_of_rib=Family.IPV4),
+        message.Update(end_of_rib=Family.IPV6),
+    ]
+
+
+def _bodies() -> list[bytes]:
+    found = []
+    for four in (True, False):
+        for internal in (True, False):
+            context = Context(four_octet_as=four, families=frozenset(Family), internal=internal)
+            found += [message.encode(update, context)[19:] for update in _updates()]
+    return found
+
+
+def updates() -> list[bytes]:
+    return [context + body for body in _bodies() for context in CONTEXTS]
+
+
+def _opens() -> list[bytes]:
+    context = Context(four_octet_as=True, families=frozenset(Family), internal=False)
+    full = Capabilities(
+        families=frozenset(Family),
+        four_octet_as=70000,
+        route_refresh=True,
+        enhanced_route_refresh=True,
+        graceful_restart=GracefulRestart(True, True, 120, ((Family.IPV4, True),)),
+        extended_message=True,
+        fqdn=Fqdn("router", "example.net"),
+        unknown=((199, b"?"), (1, b"\0\x19\0\x46")),
+    )
+    others = b"\x45\x08\0\1\1\3\0\2\1\1" + b"\x05\x06\0\1\0\1\0\2" + b"\x47\x07\0\1\1\x80\0\1\0"
+    raw = struct.pack(">BHHI", 4, 23456, 90, 1) + bytes((len(others) + 2, 2, len(others))) + others
+    long = b"\x02" + (300).to_bytes(2, "big") + b"\xc7\x00" * 150
+    extended = struct.pack(">BHHI", 4, 1, 0, 1) + b"\xff\xff" + len(long).to_bytes(2, "big") + long
+    return [
+        message.encode(message.Open(70000, 90, 1, full), context)[19:],
+        message.encode(message.Open(1, 0, 1, Capabilities()), context)[19:],
+        raw,
+        extended,
+    ]
+
+
+def opens() -> list[bytes]:
+    return _opens()
+
+
+def messages() -> list[bytes]:
+    context = Context(four_octet_as=True, families=frozenset(Family), internal=False)
+    reason = shutdown_data("maintenance")
+    said: list[message.Message] = [
+        message.Keepalive(),
+        message.Notification(Code.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN, reason),
+        message.RouteRefresh(Family.IPV6, 1),
+        *_updates(),
+    ]
+    whole = [message.encode(one, context) for one in said]
+    whole += [b"\xff" * 16 + (19 + len(b)).to_bytes(2, "big") + b"\1" + b for b in _opens()]
+    return [b"\0\1\0\x20" + octets for octets in (*whole, b"".join(whole[:4]))]
+
+
+def prefixes() -> list[bytes]:
+    return [
+        b"\0\0\x40\x10" + b"".join(_V4),
+        b"\1\0\x40\x40" + b"".join(_V6),
+        b"\0\0\x14\x18" + _V4[0] * 9,
+    ]
+
+
+# Steps: see `bgp_play` and `bfd_play` for what each octet decides.
+
+_OPEN = b"\x02\0\0\0\x03"
+_KEEPALIVE = b"\x02\1"
+
+
+def session_plays() -> list[bytes]:
+    up = b"\x02" + b"\0\1" + _OPEN + _KEEPALIVE
+    reach, end = b"\x02\3\1\3\0", b"\x02\3\0\0\4"
+    return [
+        up + reach + end + b"\6\5" * 4,
+        up + reach + b"\x07" + b"\6\3" * 2 + b"\1" + _OPEN + _KEEPALIVE,
+        up + b"\x02\4\5\4\0\1\0\1" + b"\x02\4\3\2\6\2" + b"\6\4",
+        up + b"\x08\0" + b"\0\1" + _OPEN,
+        b"\x12\0\1" + _OPEN + _KEEPALIVE + b"\x05\3\1\3\0\x09" + b"\x09\0" + b"\x0a\1",
+        up + b"\x02\2\x04\0\0\0\0" + b"\x02\5\5abcde",
+    ]
+
+
+def peer_plays() -> list[bytes]:
+    open_, alive = b"\2\0\0\0\0\x60\x03", b"\2\0\1"
+    reach, withdraw, end = b"\2\0\3\1\3\0", b"\2\0\3\1\3\2", b"\2\0\3\0\0\4"
+    up = b"\0\x00" + open_ + alive
+    return [
+        up + reach + end + b"\x08\5" + withdraw + b"\6\5",
+        up + reach + b"\x07\0" + b"\6\3" + b"\0" + open_ + alive + end + b"\6\5\6\6",
+        b"\2\0" + open_ + alive + reach + b"\x09\1\x0f" + reach,
+        b"\0\1\0" + open_ + b"\2\1\0\0\0\3" + alive + b"\2\1\1" + reach,
+        up + reach + b"\2\0\4\5\4\0\1\1\1" + reach + b"\2\0\4\5\4\0\1\2\1",
+        up + b"\0" + b"\6\4" + open_ + b"\2\1\0\0\0\3",
+        up + reach + b"\x09\0",
+    ]
+
+
+def bfd_packets() -> list[bytes]:
+    good = struct.pack(">BBBBIIIII", 0x20, 0xC8, 3, 24, 1, 2, 300000, 300000, 0)
+    return [good, good + b"more", good[:20], b"\x20\xc4\3\x1a" + good[4:] + b"\1\2"]
+
+
+def bfd_plays() -> list[bytes]:
+    setup = b"\0\0\x20"
+    down, init, up = b"\2\x21\0\3\3\0\1", b"\2\x22\x10\3\3\0\1", b"\2\x23\x10\3\3\0\1"
+    return [
+        setup + down + init + up + b"\6\4" * 6,
+        setup + down + up + b"\2\x23\x11\3\3\0\1" + b"\6\3" * 4 + b"\0\0\xa0" + b"\6\4",
+        setup + down + up + b"\2\x23\x14\3\3\0\1" + b"\6\5" + b"\1\0",
+        setup + b"\0\3\x21" + down + b"\5\x18" + bfd_packets()[0] + b"\0\1" + b"\6\5",
+    ]
+
+
+_NET = '{"cniVersion":"1.0.0","name":"pods","type":"samepath-cni"'
+
+
+def cni_requests() -> list[bytes]:
+    base = b"CNI_CONTAINERID=abc\0CNI_NETNS=/run/netns/x\0CNI_IFNAME=eth0\0CNI_PATH=/opt/cni/bin"
+    result = cni_results()[0][1:].decode()
+    wishes = '"runtimeConfig":{"ips":["10.0.0.7/24"],"mac":"02:00:00:00:00:01"}'
+    texts = [
+        (b"ADD", f'{_NET},"mtu":1400,"dns":{{"nameservers":["10.0.0.1"]}},{wishes}}}'),
+        (b"DEL", f'{_NET},"prevResult":{result}}}'),
+        (b"CHECK", f'{_NET},"prevResult":{result}}}'),
+        (b"STATUS", _NET.replace("1.0.0", "1.1.0") + "}"),
+        (b"VERSION", "{}"),
+        (
+            b"GC",
+            _NET.replace("1.0.0", "1.1.0")
+            + ',"cni.dev/valid-attachments":[{"containerID":"abc","ifname":"eth0"}]}',
+        ),
+    ]
+    args = b"\0CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAME=web;K8S_POD_NAMESPACE=a;IP=10.0.0.9"
+    found = [b"CNI_COMMAND=" + c + b"\0" + base + b"\0\0" + t.encode() for c, t in texts]
+    found.append(
+        b"CNI_COMMAND=ADD\0"
+        + base
+        + args
+        + b"\0\0"
+        + f'{_NET},"args":{{"cni":{{"mac":"x"}}}}}}'.encode()
+    )
+    return found
+
+
+def cni_wire() -> list[bytes]:
+    return [
+        b"\x20samepath-cni 1 16 2\nCNI_COMMAND=ADD\0{}",
+        b"\5samepath-cni 1 24 0\nSAMEPATH_NETNS_ERRNO=13\0",
+        b"\0samepath-cni 1 0 0\n",
+    ]
+
+
+def cni_results() -> list[bytes]:
+    full = {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01", "mtu": 1500, "sandbox": "/n"}],
+        "ips": [{"address": "10.0.0.7/24", "gateway": "10.0.0.1", "interface": 0},
+                {"address": "fd00::7/64", "interface": -1}],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "10.0.0.1", "mtu": 1400, "priority": 1, "table": 2}],
+        "dns": {"nameservers": ["10.0.0.1"], "domain": "a", "search": ["b"], "options": ["c"]},
+    }  # fmt: skip
+    return [bytes((i,)) + json.dumps(full).encode() for i in range(4)] + [b"\0{}", b"\3null"]
+
+
+_SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: a, annotations: {x: "y"}}
+spec:
+  type: LoadBalancer
+  clusterIPs: [10.96.0.1, "fd00::1"]
+  externalTrafficPolicy: Local
+  sessionAffinity: None
+  ports:
+  - {name: http, port: 80, protocol: TCP}
+  - {port: 53, protocol: UDP}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1, ipMode: VIP}]}}
+"""
+_OTHERS = """\
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {a: b}}
+spec: {podCIDRs: [10.244.0.0/24]}
+status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints:
+- addresses: [10.244.0.2]
+  conditions: {ready: true, serving: true, terminating: false}
+  nodeName: n1
+  targetRef: {kind: Pod, name: p, namespace: a}
+ports: [{name: http, port: 8080, protocol: TCP}]
+---
+apiVersion: samepath.dev/v1alpha1
+kind: IPPool
+metadata: {name: pool}
+spec: {cidr: 10.244.0.0/16, blockSize: 26, natOutgoing: true, nodeSelector: 'a == "b"'}
+"""
+
+
+def manifests() -> list[bytes]:
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {}}
+    listed = {"apiVersion": "v1", "kind": "List", "items": [service]}
+    odd = "a: &x [1, 0x1f, 0o17, 1e3, .inf, ~, 'q', \"\\t\\u263a\", !!str 7, |\n  text\n]\nb: *x\n"
+    return [
+        b"y" + _SERVICE.encode(),
+        b"y" + _OTHERS.encode(),
+        b"j" + json.dumps(listed).encode(),
+        b"j" + json.dumps({**listed, "kind": "ServiceList"}).encode(),
+        b"y" + odd.encode(),
+    ]
+
+
+_GATEWAY = """\
+router_id: 10.0.0.1
+as: 65000
+listen: [10.0.0.1]
+hash_seed: 1
+neighbors:
+- {range: 10.0.0.0/24, remote_as: 65001, import: {services: [192.0.2.0/24], max_prefixes: 10}}
+- {address: 10.1.0.1, remote_as: 65000, families: [ipv4], hold_time_s: 9, export: [services]}
+"""
+_AGENT = """\
+router_id: 10.0.0.2
+as: 65001
+node: n1
+manifests: /etc/samepath
+serviceProxy: none
+neighbors: [{address: 10.0.0.1, remote_as: 65000, bfd: fast}]
+bfd_profiles: {fast: {}}
+pod_cidrs: [10.244.0.0/24]
+"""
+
+
+def configs() -> list[bytes]:
+    return [b"g" + _GATEWAY.encode(), b"a" + _AGENT.encode()]
+
+
+def selectors() -> list[bytes]:
+    texts = (
+        'a == "b" && !has(c) || (d in {"x", "y"} && e not in {"z"})',
+        'a contains "p" || b starts with "q" || c ends with \'r\'',
+        "all()", "!global()", "has(a)", "", 'a != "b"',
+    )  # fmt: skip
+    return [text.encode() for text in texts]
+
+
+def questions() -> list[bytes]:
+    trace = {
+        "get": "trace", "client": "192.0.2.1", "service": "198.51.100.1",
+        "client_port": 40000, "service_port": 80, "protocol": "tcp",
+    }  # fmt: skip
+    asked: tuple[object, ...] = (trace, {"get": "status"}, {"get": 7}, [])
+    return [json.dumps(question).encode() for question in asked]
+
+
+_TAKE = {
+    "take": 1, "container": "abc", "ifname": "eth0", "network": "pods",
+    "addresses": ["10.244.0.2", "fd00::2"], "mac": "02:00:00:00:00:01", "host_link": "sp1",
+    "sandbox": "/n", "pod": "a/b", "made_at": 1.5, "boot_id": "fuzz",
+}  # fmt: skip
+
+
+def _records() -> list[bytes]:
+    other = {
+        **_TAKE,
+        "take": 2,
+        "container": "def",
+        "addresses": ["10.244.0.3"],
+        "host_link": "sp2",
+    }
+    said = (_TAKE, {"wired": 1}, other, {"release": 1}, {"free": ["10.244.0.9", "fd00::9"]})
+    return [json.dumps(record).encode() for record in said]
+
+
+def ledgers() -> list[bytes]:
+    records = _records()
+    return [b"\n".join((header_line("fuzz"), *records[:n])) for n in range(len(records) + 1)]
+
+
+def journals() -> list[bytes]:
+    lines = [b"!" + line for line in (header_line("fuzz"), *_records())]
+    return [b"\n".join(lines), lines[0], b"\n".join((*lines[:2], b"00000000 x", *lines[2:]))]
+
+
+def claims() -> list[bytes]:
+    blocks = {"10.1.0.0/26": "n1", "10.1.0.64/26": "n2", "fd00::/122": "n1"}
+    document = {"samepath": "blocks", "version": 1, "blocks": blocks}
+    return [json.dumps(document).encode(), json.dumps({**document, "checksum": "0"}).encode()]
+
+
+def netlink_bodies() -> list[bytes]:
+    number, raw = codec.attribute_u32, codec.attribute
+    host = bytes((10, 0, 0, 2))
+    bucket = codec.nested(
+        uapi.NHA_RES_BUCKET,
+        codec.attribute_u16(uapi.NHA_RES_BUCKET_INDEX, 5),
+        number(uapi.NHA_RES_BUCKET_NH_ID, 7),
+        raw(uapi.NHA_RES_BUCKET_IDLE_TIME, struct.pack("=Q", 99)),
+    )
+    table = number(uapi.RTA_TABLE, 254) + raw(uapi.RTA_DST, host)
+    route = table + number(uapi.RTA_PRIORITY, 10) + number(uapi.RTA_NH_ID, 5)
+    route_head = struct.pack("=BBBBBBBBI", 2, 32, 0, 0, 254, 83, 0, 1, 0)
+    paths = struct.pack("=HBBi", 16, 0, 0, 3) + raw(uapi.RTA_GATEWAY, host)
+    members = struct.pack("=IBBxxIBBxx", 1, 0, 0, 2, 1, 0)
+    hop = number(uapi.NHA_ID, 8) + raw(uapi.NHA_GATEWAY, host)
+    group = number(uapi.NHA_ID, 9) + raw(uapi.NHA_GROUP, members)
+    link = raw(uapi.IFLA_IFNAME, b"eth0\0") + number(uapi.IFLA_MTU, 1500)
+    return [
+        b"\0" + struct.pack("=BxHiII", 0, 1, 3, 0x11043, 0) + link,
+        b"\1" + struct.pack("=BBBBI", 2, 24, 0, 0, 3) + raw(uapi.IFA_LOCAL, host),
+        b"\2" + struct.pack("=B3xiHBB", 2, 3, 2, 0, 1) + raw(uapi.NDA_DST, host),
+        b"\3" + struct.pack("=BBBxI", 2, 0, 83, 0) + hop,
+        b"\3" + struct.pack("=BBBxI", 0, 0, 83, 0) + group,
+        b"\4" + route_head + route,
+        b"\4" + route_head + raw(uapi.RTA_DST, host) + raw(uapi.RTA_MULTIPATH, paths),
+        b"\5" + route_head + route,
+        b"\6" + struct.pack("=BBBxI", 0, 0, 83, 0) + number(uapi.NHA_ID, 9) + bucket,
+        b"\7" + route_head + route,
+        b"\x08" + codec.message(24, 2, 1, route_head + route),
+    ]  # fmt: skip
