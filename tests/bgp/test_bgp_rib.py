@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, AsPath, Origin, PathAttributes
+from samepath.bgp.attributes import (
+    BLACKHOLE,
+    GRACEFUL_SHUTDOWN,
+    LLGR_STALE,
+    NO_LLGR,
+    AsPath,
+    Origin,
+    PathAttributes,
+)
 from samepath.bgp.policy import ImportRule, Own, Reason
 from samepath.bgp.rib import REFUSALS_KEPT, Rib
 from samepath.model.config import Import
@@ -222,16 +230,21 @@ def test_a_peer_that_is_gone_leaves_nothing_behind() -> None:
 PREFIXES = [nlri(f"10.0.0.{i}/32") for i in range(6)]
 ATTRIBUTES = [BASE, replace(BASE, med=3), replace(BASE, as_path=AsPath.of(65001, 65002)),
               replace(BASE, as_path=AsPath.of(65003)), replace(BASE, communities=(5,)),
-              replace(BASE, as_path=AsPath.of(65000))]  # fmt: skip
+              replace(BASE, as_path=AsPath.of(65000)),
+              replace(BASE, communities=(GRACEFUL_SHUTDOWN,)),
+              replace(BASE, communities=(NO_LLGR,))]  # fmt: skip
 PEER = st.integers(0, 3)
+PATH_ID = st.integers(0, 2)
 BLOCK = st.lists(st.sampled_from(PREFIXES), max_size=8)
 STEPS = st.one_of(
-    st.tuples(st.just("announce"), PEER, BLOCK, st.integers(0, len(ATTRIBUTES) - 1)),
-    st.tuples(st.just("withdraw"), PEER, BLOCK),
+    st.tuples(st.just("announce"), PEER, BLOCK, st.integers(0, len(ATTRIBUTES) - 1), PATH_ID),
+    st.tuples(st.just("withdraw"), PEER, BLOCK, PATH_ID),
     st.tuples(st.just("down"), PEER, st.booleans()),
     st.tuples(st.just("end"), PEER),
     st.tuples(st.just("refresh"), PEER),
     st.tuples(st.just("drop"), PEER),
+    st.tuples(st.just("long"), PEER),
+    st.tuples(st.just("reimport"), PEER),
     st.tuples(st.just("take")),
 )
 
@@ -240,8 +253,8 @@ class Model:
     """The same in the plainest way: one dictionary a peer, and a set of what is stale."""
 
     def __init__(self) -> None:
-        self.told: list[dict[Nlri, PathAttributes]] = [{} for _ in range(4)]
-        self.stale: list[set[Nlri]] = [set() for _ in range(4)]
+        self.told: list[dict[tuple[Nlri, int], PathAttributes]] = [{} for _ in range(4)]
+        self.stale: list[set[tuple[Nlri, int]]] = [set() for _ in range(4)]
 
     def purge(self, peer: int) -> None:
         for prefix in self.stale[peer]:
@@ -257,9 +270,10 @@ def test_the_rib_agrees_with_the_model(steps: list[tuple[object, ...]]) -> None:
     for step in steps:
         _apply(rib, model, step)
         for i, peer in enumerate(PEERS[:4]):
-            told = {n: p.of(peer) for n, p in rib.items(V4)}
-            have = {n: p.attributes for n, p in told.items() if p is not None}
+            told = [(n, p) for n, held in rib.items(V4) for p in held.of(peer)]
+            have = {(n, p.path_id): p.attributes for n, p in told}
             assert have == model.told[i]
+            assert all(rib.paths(V4, n).by(*p.key) is p for n, p in told)  # type: ignore[union-attr]
             counts = rib.counts(peer, V4)
             assert (counts.accepted, counts.stale) == (len(have), len(model.stale[i]))
         if step[0] == "take":
@@ -277,18 +291,18 @@ def _apply(rib: Rib, model: Model, step: tuple[object, ...]) -> None:
     assert isinstance(i, int)
     peer = PEERS[i]
     match step:
-        case ("announce", _, list(block), int(which)):
+        case ("announce", _, list(block), int(which), int(path_id)):
             attributes = ATTRIBUTES[which]
-            rib.announce(peer, V4, tuple(block), attributes)
-            for prefix in block:
+            rib.announce(peer, V4, tuple(block), attributes, path_id)
+            for prefix in ((n, path_id) for n in block):
                 model.stale[i].discard(prefix)
                 if 65000 in attributes.as_path.asns:
                     model.told[i].pop(prefix, None)
                 else:
                     model.told[i][prefix] = attributes
-        case ("withdraw", _, list(block)):
-            rib.withdraw(peer, V4, block)
-            for prefix in block:
+        case ("withdraw", _, list(block), int(path_id)):
+            rib.withdraw(peer, V4, block, path_id)
+            for prefix in ((n, path_id) for n in block):
                 model.stale[i].discard(prefix)
                 model.told[i].pop(prefix, None)
         case ("down", _, bool(keep)):
@@ -308,3 +322,122 @@ def _apply(rib: Rib, model: Model, step: tuple[object, ...]) -> None:
         case ("drop", _):
             rib.drop_stale(peer)
             model.purge(i)
+        case ("long", _):
+            rib.keep_long(peer, V4)
+            for prefix in list(model.stale[i]):
+                told = model.told[i][prefix]
+                if told.has(NO_LLGR):
+                    model.stale[i].remove(prefix)
+                    del model.told[i][prefix]
+                else:
+                    communities = (*told.communities, LLGR_STALE)
+                    model.told[i][prefix] = replace(told, communities=communities)
+        case ("reimport", _):
+            rib.reimport(peer, RULE)
+
+
+# Several paths from one neighbour (RFC 7911).
+
+
+def test_paths_of_one_peer_stand_beside_each_other() -> None:
+    rib = make(2)
+    hops = [replace(BASE, next_hop=bytes((10, 9, 0, i))) for i in range(3)]
+    for path_id in (2, 0, 1):
+        rib.announce(PEERS[0], V4, ONE, hops[path_id], path_id)
+    rib.announce(PEERS[1], V4, ONE, BASE)
+    held = rib.paths(V4, ONE[0])
+    assert held is not None
+    assert [p.attributes for p in held.best] == [*hops, BASE]
+    assert rib.counts(PEERS[0], V4).accepted == 3
+    rib.withdraw(PEERS[0], V4, ONE, 1)
+    rib.announce(PEERS[0], V4, ONE, BASE, 2)
+    held = rib.paths(V4, ONE[0])
+    assert held is not None
+    assert [(p.path_id, p.attributes) for p in held.of(PEERS[0])] == [(0, hops[0]), (2, BASE)]
+    rib.peer_down(PEERS[0])
+    assert best(rib) == [PEERS[1]]
+
+
+def test_paths_of_a_prefix_beyond_the_limit_are_refused_and_others_stay() -> None:
+    rule = ImportRule(Import(services=["10.0.0.0/8"], max_paths=2, max_prefixes=5))
+    rib = make(2, rule=rule)
+    two = (nlri("10.0.0.1/32"), nlri("10.0.0.2/32"))
+    for path_id in range(4):
+        rib.announce(PEERS[0], V4, two, BASE, path_id)
+    rib.announce(PEERS[0], V4, two, replace(BASE, med=1), 1)
+    assert {r.reason for r in rib.refusals()} == {Reason.TOO_MANY_PATHS}
+    assert {(r.nlri, r.path_id) for r in rib.refusals()} == {(n, i) for n in two for i in (2, 3)}
+    rib.withdraw(PEERS[0], V4, two, 2)
+    assert {r.path_id for r in rib.refusals()} == {3}
+    assert rib.counts(PEERS[0], V4).accepted == 4
+    third = (nlri("10.0.0.3/32"),)
+    for path_id in range(2):
+        rib.announce(PEERS[0], V4, third, BASE, path_id)
+    assert rib.counts(PEERS[0], V4).accepted == 5
+    assert rib.refusals()[-1].reason is Reason.TOO_MANY
+    rib.announce(PEERS[1], V4, ONE, BASE)
+    assert best(rib) == [PEERS[0], PEERS[1]]
+
+
+def test_a_lower_limit_of_paths_applies_to_what_is_there() -> None:
+    rib = make(1)
+    for path_id in range(4):
+        rib.announce(PEERS[0], V4, ONE, BASE, path_id)
+    rib.reimport(PEERS[0], ImportRule(Import(services=["10.0.0.0/8"], max_paths=3)))
+    held = rib.paths(V4, ONE[0])
+    assert held is not None
+    assert len(held.paths) == rib.counts(PEERS[0], V4).accepted == 3
+
+
+def test_a_pod_block_is_free_when_the_last_of_its_owners_paths_is_gone() -> None:
+    rule = ImportRule(Import(pods=["10.244.0.0/16"], next_hop="peer"))
+    rib = make(2, rule=rule)
+    block = (nlri("10.244.1.0/24"),)
+    for path_id in (1, 2):
+        rib.announce(PEERS[0], V4, block, replace(BASE, next_hop=PEERS[0]), path_id)
+    rib.announce(PEERS[1], V4, block, replace(BASE, next_hop=PEERS[1]), 7)
+    rib.withdraw(PEERS[0], V4, block, 1)
+    assert best(rib, "10.244.1.0/24") == [PEERS[0]]
+    rib.withdraw(PEERS[0], V4, block, 2)
+    assert best(rib, "10.244.1.0/24") == [PEERS[1]]
+
+
+# Stale for long (RFC 9494).
+
+
+def test_what_is_stale_for_long_is_the_last_choice_and_still_drains() -> None:
+    rib = make(2)
+    draining = replace(BASE, communities=(GRACEFUL_SHUTDOWN,))
+    rib.announce(PEERS[0], V4, ONE, draining)
+    rib.announce(PEERS[1], V4, ONE, replace(BASE, as_path=AsPath.of(65001, 65001, 65001)))
+    rib.peer_down(PEERS[0], {V4})
+    assert best(rib) == [PEERS[0]]
+    rib.take_changed()
+    rib.keep_long(PEERS[0], V4)
+    assert best(rib) == [PEERS[1]]
+    assert rib.take_changed()[V4] == set(ONE)
+    assert rib.counts(PEERS[0], V4).stale == 1
+    rib.withdraw(PEERS[1], V4, ONE)
+    held = rib.paths(V4, ONE[0])
+    assert held is not None
+    assert held.best[0].attributes.communities == (GRACEFUL_SHUTDOWN, LLGR_STALE)
+    rib.peer_up(PEERS[0], external=True, router_id=10, rule=RULE, keep={V4})
+    rib.announce(PEERS[0], V4, ONE, draining)
+    assert rib.counts(PEERS[0], V4).stale == 0
+    assert best(rib) == [PEERS[0]]
+
+
+def test_what_asks_not_to_be_kept_for_long_goes() -> None:
+    rib = make(1)
+    rib.announce(PEERS[0], V4, ONE, replace(BASE, communities=(NO_LLGR,)))
+    rib.peer_down(PEERS[0], {V4})
+    assert best(rib) == [PEERS[0]]
+    rib.keep_long(PEERS[0], V4)
+    assert not rib.items(V4)
+
+
+def test_blackhole_is_refused_with_its_reason() -> None:
+    rib = make(1)
+    rib.announce(PEERS[0], V4, ONE, replace(BASE, communities=(BLACKHOLE,)))
+    assert [r.reason for r in rib.refusals()] == [Reason.BLACKHOLE]
+    assert not rib.items(V4)

@@ -14,7 +14,7 @@ RFC 8654 (extended message), draft-walton-bgp-hostname-capability (FQDN).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from samepath.bgp.errors import UNSPECIFIC, Code, OpenError, PeerError
@@ -97,7 +97,7 @@ class Capabilities:
     graceful_restart: GracefulRestart | None = None
     long_lived: tuple[LongLived, ...] = ()
     """Without `graceful_restart` it means nothing (RFC 9494 §3.1)."""
-    add_path: AddPath = AddPath()
+    add_path: AddPath = field(default_factory=AddPath)
     extended_next_hop: bool = False
     """IPv4 unicast with IPv6 next hops. RFC 8950."""
     extended_message: bool = False

@@ -2,8 +2,8 @@
 
 Used wherever people write or read communities: configuration, `status`, logs.
 
-Standards: RFC 1997, RFC 7999 (BLACKHOLE), RFC 8326 (GRACEFUL_SHUTDOWN), RFC 8092 (large),
-RFC 4360 (extended), draft-ietf-idr-link-bandwidth (link bandwidth).
+Standards: RFC 1997, RFC 7999 (BLACKHOLE), RFC 8326 (GRACEFUL_SHUTDOWN), RFC 9494 (LLGR_STALE,
+NO_LLGR), RFC 8092 (large), RFC 4360 (extended), draft-ietf-idr-link-bandwidth (link bandwidth).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 import struct
 
 GRACEFUL_SHUTDOWN = 0xFFFF0000
+LLGR_STALE = 0xFFFF0006
+NO_LLGR = 0xFFFF0007
 BLACKHOLE = 0xFFFF029A
 NO_EXPORT = 0xFFFFFF01
 NO_ADVERTISE = 0xFFFFFF02
@@ -24,6 +26,8 @@ LargeCommunity = tuple[int, int, int]
 
 _NAMES = {
     GRACEFUL_SHUTDOWN: "graceful-shutdown",
+    LLGR_STALE: "llgr-stale",
+    NO_LLGR: "no-llgr",
     BLACKHOLE: "blackhole",
     NO_EXPORT: "no-export",
     NO_ADVERTISE: "no-advertise",

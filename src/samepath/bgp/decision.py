@@ -3,6 +3,7 @@
 Called by the RIB, once for each distinct set of paths. The steps of RFC 4271 §9.1.2.2 up to and
 with the fourth; those that follow choose one of several equals, and we want them all:
 
+0. paths whose neighbour is gone for long (LLGR_STALE, RFC 9494 §4.3) only where there is no other,
 1. highest LOCAL_PREF (100 where there is none; from an external peer it does not count),
 2. shortest AS_PATH,
 3. lowest ORIGIN,
@@ -18,9 +19,11 @@ preference would hide.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from operator import attrgetter
 
-from samepath.bgp.attributes import PathAttributes
+from samepath.bgp.attributes import LLGR_STALE, PathAttributes
 from samepath.bgp.policy import PeerKey
 from samepath.model.config import Kind
 
@@ -37,15 +40,21 @@ class Path:
     external: bool
     router_id: int
     """The peer's BGP identifier."""
-    rank: tuple[int, int, int] = field(init=False)
-    """Steps 1 to 3; the smaller is the better."""
+    path_id: int = 0
+    """The peer's, where it sends several paths a prefix (RFC 7911)."""
+    key: tuple[PeerKey, int] = field(init=False)
+    """Peer and path identifier: a newer path of the same key replaces this one."""
+    rank: tuple[int, int, int, int] = field(init=False)
+    """Steps 0 to 3; the smaller is the better."""
 
     def __post_init__(self) -> None:
         attributes = self.attributes
         preference = attributes.local_pref
         if self.external or preference is None:
             preference = DEFAULT_LOCAL_PREF
-        rank = (-preference, attributes.as_path.length, int(attributes.origin))
+        last = int(attributes.has(LLGR_STALE))
+        rank = (last, -preference, attributes.as_path.length, int(attributes.origin))
+        object.__setattr__(self, "key", (self.peer, self.path_id))
         object.__setattr__(self, "rank", rank)
 
     @property
@@ -53,6 +62,47 @@ class Path:
         """The AS that the path entered from; 0: it began in our own (RFC 4271 §9.1.2.2 c)."""
         asns = self.attributes.as_path.asns
         return asns[0] if asns else 0
+
+
+_peer_of = attrgetter("peer")
+_key_of = attrgetter("key")
+
+
+class PathSet:
+    """The paths to a prefix. Interned by the RIB: the same paths are the same object."""
+
+    __slots__ = ("__weakref__", "best", "paths")
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self.paths = paths
+        """At least one, sorted by peer and path identifier."""
+        self.best = equal_best(paths)
+
+    def of(self, peer: PeerKey) -> tuple[Path, ...]:
+        """The paths that `peer` told: one at most, unless it sends several a prefix."""
+        paths = self.paths
+        at = after = bisect_left(paths, peer, key=_peer_of)
+        while after < len(paths) and paths[after].peer == peer:
+            after += 1
+        return paths[at:after]
+
+    def by(self, peer: PeerKey, path_id: int) -> Path | None:
+        at = self._place(peer, path_id)
+        if at < len(self.paths) and self.paths[at].key == (peer, path_id):
+            return self.paths[at]
+        return None
+
+    def replaced(self, path: Path) -> tuple[Path, ...]:
+        """The paths with `path` in place of its former one."""
+        at = self._place(*path.key)
+        after = at + (at < len(self.paths) and self.paths[at].key == path.key)
+        return (*self.paths[:at], path, *self.paths[after:])
+
+    def _place(self, peer: PeerKey, path_id: int) -> int:
+        return bisect_left(self.paths, (peer, path_id), key=_key_of)
+
+    def __repr__(self) -> str:
+        return f"PathSet({len(self.best)} of {len(self.paths)})"
 
 
 def equal_best(paths: tuple[Path, ...]) -> tuple[Path, ...]:

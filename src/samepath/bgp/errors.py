@@ -162,6 +162,30 @@ def code_text(code: int, subcode: int) -> str:
         return f"{name}: {subcode}"
 
 
+HARD = frozenset(
+    (
+        Cease.MAXIMUM_NUMBER_OF_PREFIXES_REACHED,
+        Cease.ADMINISTRATIVE_SHUTDOWN,
+        Cease.PEER_DE_CONFIGURED,
+        Cease.HARD_RESET,
+        Cease.BFD_DOWN,
+    )
+)
+"""Ends that are meant: no graceful restart follows, where others would lead to one. RFC 8538 §4."""
+
+
+def hard_reset(error: PeerError) -> PeerError:
+    """`error` within a Cease that forbids graceful restart. RFC 8538 §3."""
+    data = bytes((error.code, error.subcode)) + error.data
+    return PeerError(Code.CEASE, Cease.HARD_RESET, data, error.message)
+
+
+def shutdown(text: str = "") -> PeerError:
+    """Our operator ends the session, with a reason for those of the other side. RFC 9003."""
+    data = shutdown_data(text) if text else b""
+    return PeerError(Code.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN, data)
+
+
 def shutdown_data(text: str) -> bytes:
     """Data of a Cease with a reason for the operators of the other side. RFC 9003 §2.
 

@@ -2,7 +2,7 @@
 
 Made by `samepath.bgp.session`, one at a time; acted upon by `samepath.bgp.transport`.
 
-RFC 4271 §8, RFC 2918, RFC 4724, RFC 7313.
+RFC 4271 §8, RFC 2918, RFC 4724, RFC 7313, RFC 8538.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import enum
 from dataclasses import dataclass
 
 from samepath.bgp import message
-from samepath.bgp.capabilities import GracefulRestart
+from samepath.bgp.capabilities import GracefulRestart, LongLived
 from samepath.model.net import Family
 
 
 class Reason(enum.Enum):
-    """Why a connection went down. Only TCP_CLOSED lets paths stay (RFC 4724 §4.2)."""
+    """Why a connection went down. `samepath.bgp.stale` says which of them let paths stay."""
 
     NOTIFICATION_SENT = "we refused it"
     NOTIFICATION_RECEIVED = "the peer refused it"
@@ -57,7 +57,9 @@ class Negotiated:
     route_refresh: bool
     enhanced_route_refresh: bool
     graceful_restart: GracefulRestart | None
-    """The peer's, if we offered it, too."""
+    """The peer's, if we offered it, too; its N flag only if we set ours (RFC 8538 §2)."""
+    long_lived: tuple[LongLived, ...] = ()
+    """The peer's, if we offered it, too, and graceful restart stands. RFC 9494 §3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Down:
     text: str
     established: bool
     """Whether the session had been established before."""
+    hard_reset: bool = False
+    """One of the two sides meant it: no graceful restart, whatever was agreed on. RFC 8538."""
 
 
 Event = (

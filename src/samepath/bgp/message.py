@@ -8,7 +8,8 @@ The UPDATE has files of its own, `samepath.bgp.update` and `samepath.bgp.update_
 names are offered here too.
 
 Standards: RFC 4271 §4 and §6.1-6.2, RFC 2918 and RFC 7313 (ROUTE-REFRESH), RFC 6286 (identifier),
-RFC 6793 (4-octet AS), RFC 7607 (AS 0), RFC 8654 (extended message), RFC 9003.
+RFC 6793 (4-octet AS), RFC 7607 (AS 0), RFC 8538 (hard reset), RFC 8654 (extended message), RFC
+9003.
 """
 
 from __future__ import annotations
@@ -118,11 +119,19 @@ class Notification:
     def text(self) -> str:
         """For people, with the reason that the other side's operator gave (RFC 9003)."""
         text = code_text(self.code, self.subcode)
+        if self.is_hard_reset and len(self.data) >= 2:
+            inner = Notification(self.data[0], self.data[1], self.data[2:])
+            return f"{text} ({inner.text})" if not inner.is_hard_reset else text
         if self.code == Code.CEASE and self.subcode in _WITH_REASON:
             reason = shutdown_text(self.data)
             if reason:
                 return f"{text} ({reason})"
         return text
+
+    @property
+    def is_hard_reset(self) -> bool:
+        """RFC 8538 §3."""
+        return self.code == Code.CEASE and self.subcode == Cease.HARD_RESET
 
 
 _WITH_REASON = (Cease.ADMINISTRATIVE_SHUTDOWN, Cease.ADMINISTRATIVE_RESET)

@@ -12,7 +12,8 @@ There is no policy language: no rewriting of attributes on the way in.
 
 RFC 4271 §9.1.2 (own AS in AS_PATH), §6.3 (first AS, next hop), RFC 4456 §8 (ORIGINATOR_ID,
 CLUSTER_LIST), RFC 6793 §9 and RFC 7300 (reserved AS numbers), RFC 6890 (prefixes). AS 0 and
-confederation segments are malformed, and refused before (RFC 7607, RFC 5065 §5).
+confederation segments are malformed, and refused before (RFC 7607, RFC 5065 §5). RFC 7999 §3.3:
+who does not discard traffic on a neighbour's word must not install what asks for it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from samepath.bgp.attributes import PathAttributes
+from samepath.bgp.attributes import BLACKHOLE, PathAttributes
 from samepath.model.config import Import, Kind
 from samepath.model.net import (
     Address,
@@ -78,7 +79,9 @@ class Reason(enum.Enum):
     DEFAULT_ROUTE = "a default route must be in `routes`"
     OWN_ADDRESS = "it is an address of ours"
     BLOCK_OF_ANOTHER = "this pod block, or a part of it, is another neighbour's"
+    BLACKHOLE = "it asks to discard traffic (BLACKHOLE)"
     TOO_MANY = "beyond max_prefixes"
+    TOO_MANY_PATHS = "beyond max_paths"
     TOO_LARGE = "the neighbour's attributes take too much memory"
 
 
@@ -94,6 +97,7 @@ class Refusal:
     family: Family
     nlri: Nlri
     reason: Reason
+    path_id: int = 0
 
     @property
     def text(self) -> str:
@@ -139,6 +143,8 @@ def why_refused(
         return Reason.OWN_NEXT_HOP
     if _communities(attributes) > COMMUNITIES_MOST:
         return Reason.MANY_COMMUNITIES
+    if attributes.has(BLACKHOLE):
+        return Reason.BLACKHOLE
     return None
 
 
@@ -159,6 +165,7 @@ class ImportRule:
     def __init__(self, rules: Import) -> None:
         self.limits = rules
         self.max_prefixes = rules.max_prefixes
+        self.max_paths = rules.max_paths
         self.max_items = rules.max_prefixes * ITEMS_A_PREFIX
         self.of_itself = rules.next_hop == "peer"
         """The neighbour speaks for itself alone."""

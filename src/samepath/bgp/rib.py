@@ -10,24 +10,27 @@ whole blocks. No object is made for a prefix.
 Graceful restart lives here, too. When a peer's session ends and its paths may stay, its prefixes
 are only noted as stale; the paths stand unchanged, and whoever reads sees nothing. A stale path
 that is advertised again with the same attributes is the same object, so that is no change either.
-A second loss of the session removes what was stale already, as RFC 4724 demands.
+A second loss of the session removes what was stale already, as RFC 4724 demands. Where a neighbour
+is gone for longer than its restart time and may be (`keep_long`), its paths become the last choice,
+which is a change. What they say of themselves stays: a path that was draining goes on draining.
 
-Not done: add-path (one path a peer and prefix), choosing one of several equals.
+A peer may tell several paths of one prefix, each with an identifier (RFC 7911); a peer that does
+not has the identifier 0.
 
-RFC 4271 §3.2, §9.1; RFC 4724 §4.2; RFC 7313 §4.
+Not done: choosing one of several equals.
+
+RFC 4271 §3.2, §9.1; RFC 4724 §4.2; RFC 7313 §4; RFC 7911 §3, §5; RFC 9494 §4.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, ItemsView, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-from samepath.bgp.attributes import PathAttributes
-from samepath.bgp.decision import Path, equal_best
+from samepath.bgp.attributes import LLGR_STALE, NO_LLGR, PathAttributes
+from samepath.bgp.decision import Path, PathSet
 from samepath.bgp.ownership import Ownership
 from samepath.bgp.policy import ImportRule, Own, PeerKey, Reason, Refusal, items, why_refused
 from samepath.model.config import Kind
@@ -44,29 +47,6 @@ have to be advertised again."""
 
 STEPS_KEPT = 512
 """Remembered (set, path) -> set; then the memory starts afresh."""
-
-_peer_of = attrgetter("peer")
-
-
-class PathSet:
-    """The paths to a prefix. Interned: the same paths are the same object."""
-
-    __slots__ = ("__weakref__", "best", "paths")
-
-    def __init__(self, paths: tuple[Path, ...]) -> None:
-        self.paths = paths
-        """At least one, one a peer, sorted by peer."""
-        self.best = equal_best(paths)
-
-    def of(self, peer: PeerKey) -> Path | None:
-        """The path that `peer` told."""
-        at = bisect_left(self.paths, peer, key=_peer_of)
-        if at < len(self.paths) and self.paths[at].peer == peer:
-            return self.paths[at]
-        return None
-
-    def __repr__(self) -> str:
-        return f"PathSet({len(self.best)} of {len(self.paths)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +79,27 @@ class _Peer:
         self.accepted = dict.fromkeys(Family, 0)
         self.refused = dict.fromkeys(Family, 0)
         self.refused_for: Counter[Reason] = Counter()
-        self.refusals: dict[tuple[Family, Nlri], Refusal] = {}
-        self.claims: dict[tuple[Family, Nlri], PathAttributes] = {}
+        self.refusals: dict[tuple[Family, int, Nlri], Refusal] = {}
+        self.claims: dict[tuple[Family, int, Nlri], PathAttributes] = {}
         """Pod blocks that are another's."""
         self.items = 0
         """Of its paths' attributes when they were counted last, and of those that came since."""
         self.items_left = 0
         """So many more may be asked for before they are counted again."""
-        self.stale: dict[Family, set[Nlri]] = {f: set() for f in Family}
+        self.stale: dict[Family, dict[int, set[Nlri]]] = {f: {} for f in Family}
+        """By path identifier; no set is empty."""
+
+    def note_fresh(self, family: Family, path_id: int, nlris: Iterable[Nlri]) -> None:
+        stale = self.stale[family].get(path_id)
+        if stale:
+            stale.difference_update(nlris)
+            if not stale:
+                del self.stale[family][path_id]
+
+    def forget_refused(self, family: Family, path_id: int, nlris: Iterable[Nlri]) -> None:
+        if self.refusals:
+            for nlri in nlris:
+                self.refusals.pop((family, path_id, nlri), None)
 
     def forget_refusals(self) -> None:
         self.refused = dict.fromkeys(Family, 0)
@@ -157,7 +150,8 @@ class Rib:
         state = self._peers.get(peer)
         if state is None:
             return Counts(0, 0, 0)
-        return Counts(state.accepted[family], len(state.stale[family]), state.refused[family])
+        stale = sum(map(len, state.stale[family].values()))
+        return Counts(state.accepted[family], stale, state.refused[family])
 
     def refused_for(self, peer: PeerKey) -> Mapping[Reason, int]:
         """How many of a peer's prefixes were refused since its session came up, by reason."""
@@ -196,12 +190,11 @@ class Rib:
         if state is None:
             return
         for family in Family:
-            self._remove(state, family, state.stale[family])
-            held = self._held_by(state, family)
             if family in keep:
-                state.stale[family] = set(held)
+                self._remove_stale(state, family)
+                state.stale[family] = self._held(state, family)
             else:
-                self._remove(state, family, held)
+                self._remove_all(state, family)
         state.forget_refusals()
         if not any(state.accepted.values()):
             del self._peers[peer]
@@ -211,19 +204,44 @@ class Rib:
     def begin_refresh(self, peer: PeerKey, family: Family) -> None:
         """The peer is about to send everything again: what it leaves out will go (RFC 7313 §4)."""
         state = self._peers[peer]
-        state.stale[family].update(self._held_by(state, family))
+        state.stale[family] = self._held(state, family)
 
     def end_of_rib(self, peer: PeerKey, family: Family) -> None:
         """The peer has sent all: what is still stale goes (RFC 4724 §4.2, RFC 7313 §4)."""
         state = self._peers.get(peer)
         if state is not None and state.stale[family]:
-            self._remove(state, family, state.stale[family])
+            self._remove_stale(state, family)
             self._settle_claims()
 
     def drop_stale(self, peer: PeerKey) -> None:
         """The restart timer has expired: all that is stale goes."""
         for family in Family:
             self.end_of_rib(peer, family)
+
+    def keep_long(self, peer: PeerKey, family: Family) -> None:
+        """The restart timer has expired, and the peer is waited for longer: what is stale stays as
+        the last choice, but for what asks not to (RFC 9494 §4.2)."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        table, stale = self._tables[family], state.stale[family]
+        for path_id, nlris in list(stale.items()):
+            told: dict[Path | None, list[Nlri]] = defaultdict(list)
+            for nlri in nlris:
+                told[table[nlri].by(peer, path_id)].append(nlri)
+            for path, block in told.items():
+                assert path is not None
+                said = path.attributes
+                last = None
+                if not said.has(NO_LLGR):
+                    said = replace(said, communities=(*said.communities, LLGR_STALE))
+                    last = self._path(state, said, path.kind, path_id)
+                if last is None:
+                    self._remove(state, family, block, path_id)
+                else:
+                    self._put(state, family, block, last)
+                    stale.setdefault(path_id, set()).update(block)
+        self._settle_claims()
 
     def forget_peer(self, peer: PeerKey) -> None:
         """Nothing of the peer remains, stale or not."""
@@ -241,63 +259,75 @@ class Rib:
             self._owners.forget_next_hops(peer)
         for family in Family:
             if not rule.of_itself:
-                self._release(state, family, self._held_by(state, family))
-            told: dict[PathAttributes, list[Nlri]] = defaultdict(list)
-            table = self._tables[family]
-            for nlri in self._held_by(state, family):
-                path = table[nlri].of(peer)
+                self._release(state, family, set().union(*self._held(state, family).values()))
+            told: dict[Path | None, list[Nlri]] = defaultdict(list)
+            for path_id, nlris in self._held(state, family).items():
+                for nlri in nlris:
+                    told[self._tables[family][nlri].by(peer, path_id)].append(nlri)
+            stale = state.stale[family]
+            # Told anew, one after the other: limits hold as if the peer had done it.
+            self._remove_all(state, family)
+            for path, block in told.items():
                 assert path is not None
-                told[path.attributes].append(nlri)
-            stale = set(state.stale[family])
-            for attributes, nlris in told.items():
-                self.announce(peer, family, nlris, attributes)
-            held = self._held_by(state, family)
-            self._refuse(state, family, held[rule.max_prefixes :], Reason.TOO_MANY)
-            state.stale[family] = stale.intersection(held[: rule.max_prefixes])
+                self.announce(peer, family, block, path.attributes, path.path_id)
+            held = {i: n & stale.get(i, set()) for i, n in self._held(state, family).items()}
+            state.stale[family] = {i: nlris for i, nlris in held.items() if nlris}
         self._settle_claims()
 
     def announce(
-        self, peer: PeerKey, family: Family, nlris: Sequence[Nlri], attributes: PathAttributes
+        self,
+        peer: PeerKey,
+        family: Family,
+        nlris: Sequence[Nlri],
+        attributes: PathAttributes,
+        path_id: int = 0,
     ) -> None:
         state = self._peers[peer]
         reason = why_refused(attributes, self.own, state.asn if state.external else None)
         if reason is None and state.rule.of_itself:
             reason = self._owners.take_next_hop(peer, attributes.next_hop, self._peers)
         if reason is not None:
-            self._refuse(state, family, nlris, reason)
+            self._refuse(state, family, nlris, path_id, reason)
             self._settle_claims()
             return
         for kind, block in state.rule.classify(family, nlris):
             if isinstance(kind, Reason):
-                self._refuse(state, family, block, kind)
+                self._refuse(state, family, block, path_id, kind)
                 continue
             if not self.own.hosts.isdisjoint(block):
                 ours = [nlri for nlri in block if nlri in self.own.hosts]
-                self._refuse(state, family, ours, Reason.OWN_ADDRESS)
+                self._refuse(state, family, ours, path_id, Reason.OWN_ADDRESS)
                 block = [nlri for nlri in block if nlri not in self.own.hosts]
             if kind == "pods" and state.rule.of_itself:
-                block = self._claim(state, family, block, attributes)
-            path = self._path(state, attributes, kind)
+                block = self._claim(state, family, block, attributes, path_id)
+            path = self._path(state, attributes, kind, path_id)
             if path is None:
-                self._refuse(state, family, block, Reason.TOO_LARGE)
+                self._refuse(state, family, block, path_id, Reason.TOO_LARGE)
             elif block:
                 self._put(state, family, block, path)
         self._settle_claims()
 
-    def withdraw(self, peer: PeerKey, family: Family, nlris: Iterable[Nlri]) -> None:
+    def withdraw(
+        self, peer: PeerKey, family: Family, nlris: Iterable[Nlri], path_id: int = 0
+    ) -> None:
         state = self._peers[peer]
         nlris = tuple(nlris)
-        if state.refusals:
+        state.forget_refused(family, path_id, nlris)
+        if state.claims:
             for nlri in nlris:
-                state.refusals.pop((family, nlri), None)
-                state.claims.pop((family, nlri), None)
-        self._remove(state, family, nlris)
+                state.claims.pop((family, path_id, nlri), None)
+        self._remove(state, family, nlris, path_id)
         self._settle_claims()
 
     # What only one neighbour may have.
 
     def _claim(
-        self, state: _Peer, family: Family, nlris: Sequence[Nlri], attributes: PathAttributes
+        self,
+        state: _Peer,
+        family: Family,
+        nlris: Sequence[Nlri],
+        attributes: PathAttributes,
+        path_id: int,
     ) -> Sequence[Nlri]:
         """Those of the pod blocks that are the peer's from now on; the others are refused, and
         remembered for the day when their owner gives them up."""
@@ -307,9 +337,10 @@ class Rib:
             is_own = self._owners.take_block(family, nlri, state.key)
             (own if is_own else others).append(nlri)
         if others:
-            self._refuse(state, family, others, Reason.BLOCK_OF_ANOTHER)
+            self._refuse(state, family, others, path_id, Reason.BLOCK_OF_ANOTHER)
             room = max(CLAIMS_KEPT - len(state.claims), 0)
-            state.claims.update(dict.fromkeys(((family, n) for n in others[:room]), attributes))
+            claims = ((family, path_id, nlri) for nlri in others[:room])
+            state.claims.update(dict.fromkeys(claims, attributes))
         return own if others else nlris
 
     def _release(self, state: _Peer, family: Family, nlris: Iterable[Nlri]) -> None:
@@ -325,92 +356,130 @@ class Rib:
         while self._has_freed:
             self._has_freed = False
             for state in list(self._peers.values()):
-                for (family, nlri), attributes in list(state.claims.items()):
+                for (family, path_id, nlri), attributes in list(state.claims.items()):
                     if self._owners.take_block(family, nlri, state.key):
-                        del state.claims[family, nlri]
-                        self.announce(state.key, family, (nlri,), attributes)
+                        del state.claims[family, path_id, nlri]
+                        self.announce(state.key, family, (nlri,), attributes, path_id)
         self._is_settling = False
 
     # How it is done: a block of prefixes at a time, parted by their present set.
 
     def _put(self, state: _Peer, family: Family, nlris: Sequence[Nlri], path: Path) -> None:
-        table = self._tables[family]
-        if state.stale[family]:
-            state.stale[family].difference_update(nlris)
-        if state.refusals:
-            for nlri in nlris:
-                state.refusals.pop((family, nlri), None)
+        table, path_id = self._tables[family], path.path_id
+        state.note_fresh(family, path_id, nlris)
+        state.forget_refused(family, path_id, nlris)
         for old, block in _by_set(table, nlris):
             new = self._with(old, path)
             if new is old:
                 continue
             moved = dict.fromkeys(block, new)
-            if old is None or old.of(path.peer) is None:
+            if old is None or old.by(state.key, path_id) is None:
+                if old is not None and len(old.of(state.key)) >= state.rule.max_paths:
+                    self._note_refused(state, family, block, path_id, Reason.TOO_MANY_PATHS)
+                    continue
                 room = max(state.rule.max_prefixes - state.accepted[family], 0)
                 if len(moved) > room:
                     beyond = list(moved)[room:]
                     moved = dict.fromkeys(list(moved)[:room], new)
-                    self._note_refused(state, family, beyond, Reason.TOO_MANY)
-                    if state.rule.of_itself:
+                    self._note_refused(state, family, beyond, path_id, Reason.TOO_MANY)
+                    if state.rule.of_itself and (old is None or not old.of(state.key)):
                         self._release(state, family, beyond)
                 state.accepted[family] += len(moved)
             table.update(moved)
             if old is None or old.best != new.best:
                 self._changed[family].update(moved)
 
-    def _remove(self, state: _Peer, family: Family, nlris: Collection[Nlri]) -> None:
-        table = self._tables[family]
-        for old, block in _by_set(table, tuple(nlris)):
-            if old is None or old.of(state.key) is None:
-                continue
-            left = tuple(p for p in old.paths if p.peer != state.key)
-            block = tuple(dict.fromkeys(block))
-            state.accepted[family] -= len(block)
-            if left:
-                new = self._set(left)
-                table.update(dict.fromkeys(block, new))
-                if old.best != new.best:
-                    self._changed[family].update(block)
-            else:
-                for nlri in block:
-                    del table[nlri]
-                self._changed[family].update(block)
-        state.stale[family].difference_update(tuple(nlris))
-        if state.rule.of_itself:
-            self._release(state, family, nlris)
+    def _remove(self, state: _Peer, family: Family, nlris: Collection[Nlri], path_id: int) -> None:
+        for old, block in _by_set(self._tables[family], tuple(nlris)):
+            path = old.by(state.key, path_id) if old is not None else None
+            if old is not None and path is not None:
+                self._without(state, family, old, block, (path,))
+            elif state.rule.of_itself and (old is None or not old.of(state.key)):
+                self._release(state, family, block)
+        state.note_fresh(family, path_id, nlris)
 
-    def _refuse(self, state: _Peer, family: Family, nlris: Sequence[Nlri], reason: Reason) -> None:
+    def _remove_stale(self, state: _Peer, family: Family) -> None:
+        for path_id, nlris in list(state.stale[family].items()):
+            self._remove(state, family, nlris, path_id)
+
+    def _remove_all(self, state: _Peer, family: Family) -> None:
+        held = self._held(state, family)
+        nlris: set[Nlri] = set().union(*held.values()) if len(held) != 1 else held.popitem()[1]
+        for old, block in _by_set(self._tables[family], tuple(nlris)):
+            assert old is not None
+            self._without(state, family, old, block, old.of(state.key))
+        state.stale[family] = {}
+
+    def _without(
+        self,
+        state: _Peer,
+        family: Family,
+        old: PathSet,
+        nlris: Sequence[Nlri],
+        gone: tuple[Path, ...],
+    ) -> None:
+        """Prefixes whose paths are `old` lose those in `gone`, which are the peer's."""
+        table = self._tables[family]
+        left = tuple(p for p in old.paths if p not in gone)
+        block = tuple(dict.fromkeys(nlris))
+        state.accepted[family] -= len(block) * len(gone)
+        if left:
+            new = self._set(left)
+            table.update(dict.fromkeys(block, new))
+            if old.best != new.best:
+                self._changed[family].update(block)
+        else:
+            for nlri in block:
+                del table[nlri]
+            self._changed[family].update(block)
+        if state.rule.of_itself and len(gone) == len(old.of(state.key)):
+            self._release(state, family, block)
+
+    def _refuse(
+        self, state: _Peer, family: Family, nlris: Sequence[Nlri], path_id: int, reason: Reason
+    ) -> None:
         # A refused path replaces an accepted one as much as a good one would (RFC 4271 §3.1).
-        self._remove(state, family, nlris)
-        self._note_refused(state, family, nlris, reason)
+        self._remove(state, family, nlris, path_id)
+        self._note_refused(state, family, nlris, path_id, reason)
 
     def _note_refused(
-        self, state: _Peer, family: Family, nlris: Sequence[Nlri], reason: Reason
+        self, state: _Peer, family: Family, nlris: Sequence[Nlri], path_id: int, reason: Reason
     ) -> None:
         state.refused[family] += len(nlris)
         state.refused_for[reason] += len(nlris)
         for nlri in nlris:
-            key = (family, nlri)
+            key = (family, path_id, nlri)
             if key in state.refusals or len(state.refusals) < REFUSALS_KEPT:
-                state.refusals[key] = Refusal(state.key, family, nlri, reason)
+                state.refusals[key] = Refusal(state.key, family, nlri, reason, path_id)
 
-    def _held_by(self, state: _Peer, family: Family) -> list[Nlri]:
-        """The peer's accepted prefixes: its Adj-RIB-In."""
+    def _held(self, state: _Peer, family: Family) -> dict[int, set[Nlri]]:
+        """The peer's accepted prefixes, its Adj-RIB-In, by path identifier."""
         if not state.accepted[family]:
-            return []
+            return {}
         table = self._tables[family]
-        theirs = {s for s in set(table.values()) if s.of(state.key) is not None}
-        return [nlri for nlri, held in table.items() if held in theirs]
+        theirs: dict[PathSet, tuple[int, ...]] = {}
+        for held in set(table.values()):
+            paths = held.of(state.key)
+            if paths:
+                theirs[held] = tuple(p.path_id for p in paths)
+        if set(theirs.values()) == {(0,)}:
+            return {0: {nlri for nlri, held in table.items() if held in theirs}}
+        found: dict[int, set[Nlri]] = defaultdict(set)
+        for nlri, held in table.items():
+            for path_id in theirs.get(held, ()):
+                found[path_id].add(nlri)
+        return dict(found)
 
-    def _path(self, state: _Peer, attributes: PathAttributes, kind: Kind) -> Path | None:
+    def _path(
+        self, state: _Peer, attributes: PathAttributes, kind: Kind, path_id: int
+    ) -> Path | None:
         """None: there is no room for further attributes of the peer."""
-        key = (state.key, attributes, kind, state.external, state.router_id)
+        key = (state.key, attributes, kind, state.external, state.router_id, path_id)
         path = self._known_paths.get(key)
         if path is None:
             if not self._has_room(state, items(attributes)):
                 return None
-            path = Path(state.key, attributes, kind, state.external, state.router_id)
-            self._known_paths[key] = path
+            path = self._known_paths[key] = Path(*key)
         return path
 
     def _has_room(self, state: _Peer, wanted: int) -> bool:
@@ -434,16 +503,11 @@ class Rib:
         return known
 
     def _with(self, old: PathSet | None, path: Path) -> PathSet:
-        """`old` with `path` in place of its peer's former one."""
+        """`old` with `path` in place of its former one."""
         step = (old, path)
         new = self._steps.get(step)
         if new is None:
-            if old is None:
-                new = self._set((path,))
-            else:
-                at = bisect_left(old.paths, path.peer, key=_peer_of)
-                after = at + (at < len(old.paths) and old.paths[at].peer == path.peer)
-                new = self._set((*old.paths[:at], path, *old.paths[after:]))
+            new = self._set(old.replaced(path) if old is not None else (path,))
             if len(self._steps) >= STEPS_KEPT:
                 self._steps.clear()
             self._steps[step] = new

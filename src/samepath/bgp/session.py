@@ -19,23 +19,27 @@ Paths are not kept here either: that is the RIB, and what `Down` says decides wh
 
 Errors of the peer end in a NOTIFICATION and `Down`; a call in a wrong order is an assertion.
 
-RFC 4271 §4, §6, §8; RFC 5492; RFC 6286; RFC 6793; RFC 4724 §3; RFC 2918; RFC 7313.
+RFC 4271 §4, §6, §8; RFC 5492; RFC 6286; RFC 6793; RFC 4724 §3; RFC 2918; RFC 7313; RFC 7911 §4;
+RFC 8538 §3; RFC 8654; RFC 8950 §4; RFC 9494 §3.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from samepath.bgp import fsm, message
-from samepath.bgp.capabilities import Capabilities, GracefulRestart
+from samepath.bgp.capabilities import AddPath, Capabilities, GracefulRestart, LongLived
 from samepath.bgp.errors import (
+    HARD,
     Cease,
     Code,
     FsmError,
     OpenError,
     PeerError,
+    hard_reset,
 )
 from samepath.bgp.events import (
     CloseRequested,
@@ -51,6 +55,7 @@ from samepath.bgp.events import (
     UpdateReceived,
 )
 from samepath.bgp.fsm import Action, State
+from samepath.bgp.tally import MessageCounts
 from samepath.model.net import Family
 
 OPEN_HOLD_S = 60.0
@@ -65,12 +70,15 @@ CONNECT_TIMEOUT_S = 10.0
 class SessionConfig:
     local_as: int
     router_id: int
-    remote_as: int
+    remote_as: int | Literal["external", "internal"]
     families: tuple[Family, ...]
     hold_time_s: int = 90
     connect_retry_s: float = 5.0
     passive: bool = False
     graceful_restart: GracefulRestart | None = None
+    long_lived: tuple[LongLived, ...] = ()
+    add_path: AddPath = field(default_factory=AddPath)
+    extended_next_hop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,16 @@ class _Lost:
 
 
 class Session:
-    def __init__(self, config: SessionConfig, *, jitter: Callable[[], float] = lambda: 1.0) -> None:
-        """`jitter` gives factors for the retry timers, 0.75 to 1 (RFC 4271 §10)."""
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        jitter: Callable[[], float] = lambda: 1.0,
+        messages: MessageCounts | None = None,
+    ) -> None:
+        """`jitter` gives factors for the retry timers, 0.75 to 1 (RFC 4271 §10). `messages` is
+        counted in; connections of one neighbour share it."""
+        self.messages = messages or MessageCounts()
         self.config = config
         """May be replaced; counts from the next OPEN on."""
         self.state = State.IDLE
@@ -141,13 +157,15 @@ class Session:
         if not self._is_connected:
             return
         data = self._buffer + data
-        room = message.MAX_EXTENDED_MESSAGE if self._extended else message.MAX_MESSAGE
+        # We have offered to read extended messages, and the peer need not offer it (RFC 8654 §4).
+        room = message.MAX_MESSAGE if self.negotiated is None else message.MAX_EXTENDED_MESSAGE
         before = len(self._inbox)
         try:
             # Until it consumes nothing: a bad header ends the list before it, and is raised when
             # it stands first, after the good messages before it.
             while (found := message.split(data, room))[1]:
                 self._inbox.extend(found[0])
+                self.messages.note_received(found[0])
                 data = data[found[1] :]
         except PeerError as error:
             self._inbox.append(error)
@@ -186,6 +204,7 @@ class Session:
     def data_to_send(self) -> bytes:
         data = b"".join(self._out)
         self._out.clear()
+        self.messages.note_sent(data)
         return data
 
     def next_timer(self) -> float | None:
@@ -211,11 +230,6 @@ class Session:
             self._step(fsm.Event.AUTOMATIC_START, now)
 
     # Messages.
-
-    @property
-    def _extended(self) -> bool:
-        negotiated = self.negotiated
-        return negotiated is not None and negotiated.context.max_message > message.MAX_MESSAGE
 
     def _handle(self, item: tuple[int, bytes] | PeerError | _Lost, now: float) -> None:
         if isinstance(item, _Lost):
@@ -253,12 +267,17 @@ class Session:
                     now,
                     reason=Reason.NOTIFICATION_RECEIVED,
                     text=received.text,
+                    is_hard=received.is_hard_reset,
                 )
 
     def _check_open(self, peer: message.Open) -> None:
         """RFC 4271 §6.2, RFC 6286 §2.2, RFC 5492 §3."""
         config = self.config
-        if peer.asn != config.remote_as:
+        wanted = {
+            "internal": peer.asn == config.local_as,
+            "external": peer.asn != config.local_as,
+        }.get(str(config.remote_as), peer.asn == config.remote_as)
+        if not wanted:
             text = f"the peer's AS is {peer.asn}, not {config.remote_as}"
             raise PeerError(Code.OPEN_MESSAGE, OpenError.BAD_PEER_AS, message=text)
         if peer.asn == config.local_as and peer.router_id == config.router_id:
@@ -282,13 +301,17 @@ class Session:
         reason: Reason = Reason.NOTIFICATION_SENT,
         text: str = "",
         received: message.Message | None = None,
+        is_hard: bool = False,
     ) -> None:
         before = self.state
         after, actions = fsm.TABLE[before, event]
         if Action.SEND_NOTIFICATION in actions and error is None:
             error = _unexpected(before, event)
-        if error is not None and not text:
-            text = str(error)
+        if error is not None:
+            text = text or str(error)
+            is_hard = error.code == Code.CEASE and error.subcode in HARD
+            if is_hard and before is State.ESTABLISHED and self._keeps_after_notification:
+                error = hard_reset(error)
         self.state = after
         for action in actions:
             match action:
@@ -298,7 +321,7 @@ class Session:
                     self._out.append(message.encode(note, _BEFORE_OPEN))
                 case Action.DOWN:
                     was_up = before is State.ESTABLISHED
-                    self._events.append(Down(reason, text, was_up))
+                    self._events.append(Down(reason, text, was_up, is_hard))
                 case Action.NEGOTIATE:
                     assert isinstance(received, message.Open)
                     self._negotiate(received)
@@ -362,6 +385,9 @@ class Session:
             route_refresh=True,
             enhanced_route_refresh=True,
             graceful_restart=config.graceful_restart,
+            long_lived=config.long_lived,
+            add_path=config.add_path,
+            extended_next_hop=config.extended_next_hop,
             extended_message=True,
         )
         self._offered = message.Open(
@@ -374,11 +400,22 @@ class Session:
         ours, theirs = self._offered.capabilities, peer.capabilities
         families = ours.families & theirs.families
         extended = theirs.extended_message
+        several = AddPath(
+            receive=ours.add_path.receive & theirs.add_path.send & families,
+            send=ours.add_path.send & theirs.add_path.receive & families,
+        )
+        restart = theirs.graceful_restart if ours.graceful_restart else None
+        if restart is not None and ours.graceful_restart is not None:
+            both = restart.notification and ours.graceful_restart.notification
+            restart = replace(restart, notification=both)
         context = message.Context(
             four_octet_as=theirs.four_octet_as is not None,
             families=families,
             internal=peer.asn == self._offered.asn,
             max_message=message.MAX_EXTENDED_MESSAGE if extended else message.MAX_MESSAGE,
+            add_path_receive=several.receive,
+            add_path_send=several.send,
+            extended_next_hop=ours.extended_next_hop and theirs.extended_next_hop,
         )
         self.negotiated = Negotiated(
             open=peer,
@@ -387,7 +424,8 @@ class Session:
             hold_time_s=min(self._offered.hold_time_s, peer.hold_time_s),
             route_refresh=theirs.route_refresh,
             enhanced_route_refresh=theirs.enhanced_route_refresh,
-            graceful_restart=theirs.graceful_restart if ours.graceful_restart else None,
+            graceful_restart=restart,
+            long_lived=theirs.long_lived if restart and ours.long_lived else (),
         )
         self._events.append(OpenReceived(peer))
 
@@ -404,6 +442,11 @@ class Session:
                 assert received.family is not None
                 kind = message.RefreshKind(received.subtype)
                 self._events.append(RefreshRequested(received.family, kind))
+
+    @property
+    def _keeps_after_notification(self) -> bool:
+        restart = self.negotiated.graceful_restart if self.negotiated else None
+        return restart is not None and restart.notification
 
     @property
     def _families(self) -> tuple[Family, ...]:

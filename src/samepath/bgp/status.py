@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from samepath.bgp.fsm import State
+from samepath.bgp.policy import Reason
 from samepath.model.net import Address, Family
 
 
@@ -29,7 +30,8 @@ class PeerStatus:
     neighbor: str
     """Name of the neighbour in the configuration: its address or range."""
     address: Address
-    remote_as: int
+    remote_as: int | str
+    """Its number; before its first OPEN maybe `external` or `internal`."""
     router_id: int | None
     state: State
     since_s: float
@@ -43,6 +45,12 @@ class PeerStatus:
     last_error: str
     flaps: int
     """Established sessions lost."""
+    refused_for: Mapping[Reason, int] = field(default_factory=dict)
+    """Prefixes refused since the session came up, by reason."""
+    protection: tuple[str, ...] = ()
+    """What guards the session: `TCP-MD5`, `GTSM, 1 hop`."""
+    hints: tuple[str, ...] = ()
+    """What an operator may look at first."""
     local_address: Address | None = None
     """Ours, while the session is established."""
 

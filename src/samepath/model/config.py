@@ -27,7 +27,10 @@ class Import(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     pods: list[str] = []
     routes: list[str] = []
     max_prefixes: int = 10_000
-    """Accepted prefixes per session and family; those beyond are refused with a reason."""
+    """Accepted prefixes per session and family; those beyond are refused with a reason. Of a prefix
+    with several paths (`add_path`) each counts."""
+    max_paths: int = 16
+    """Accepted paths of one prefix from one neighbour that sends several."""
     warn_percent: int = 80
     """Of `max_prefixes`: said in the log and in the status when so many are accepted."""
     beyond: Literal["refuse", "restart"] = "refuse"
@@ -42,6 +45,7 @@ class Import(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
         for texts in (self.services, self.pods, self.routes):
             PrefixSet(texts)
         _positive("max_prefixes", self.max_prefixes)
+        _positive("max_paths", self.max_paths)
         _positive("restart_s", self.restart_s)
         if not 1 <= self.warn_percent <= 100:
             raise ValueError(f"warn_percent: 1 to 100, not {self.warn_percent}")
@@ -90,7 +94,8 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
 
     address: str | None = None
     range: str | None = None
-    remote_as: int
+    remote_as: int | Literal["external", "internal"]
+    """Its AS; or any other than ours, or ours."""
     port: int = 179
     local_address: str | None = None
     next_hops: list[str] = []
@@ -105,7 +110,21 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     """RFC 4271 §4.2: 0 or at least 3. Keepalives are sent every third of the agreed time."""
     connect_retry_s: int = 5
     graceful_restart_s: int = 120
-    """Restart time that we announce (RFC 4724); 0 switches graceful restart off."""
+    """Restart time that we announce (RFC 4724); 0 switches graceful restart off. The neighbour's
+    paths stay for as long as it announces itself when its TCP connection is lost."""
+    graceful_restart_stale_s: int = 360
+    """Paths of a neighbour that is gone stay no longer than this, whatever it announces; when it is
+    back, what it has not repeated goes after so long, if it sends no End-of-RIB."""
+    graceful_restart_notification: bool = False
+    """Paths stay also when the hold timer expires or after a NOTIFICATION, if the neighbour wants
+    that, too (RFC 8538). Left out, a node that crashed loses its flows to others at once."""
+    long_lived_stale_s: int = 0
+    """When the restart time is over, paths stay for so long as the last choice (RFC 9494), if the
+    neighbour wants that, too. 0: they go."""
+    add_path: Literal["receive", "send", "both"] | None = None
+    """Several paths of one prefix (RFC 7911), in these directions."""
+    extended_next_hop: bool = False
+    """IPv4 prefixes with IPv6 next hops, in both directions (RFC 8950)."""
     password_file: str | None = None
     """TCP-MD5 (RFC 2385): the first line of this file, 1 to 80 octets, on both sides the same. The
     file is looked at every few seconds; another password ends the session."""
@@ -136,7 +155,12 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
             if text is not None:
                 parse_address(text)
         _session_times(self)
-        _as_number("remote_as", self.remote_as)
+        if isinstance(self.remote_as, int):
+            _as_number("remote_as", self.remote_as)
+        _within("graceful_restart_stale_s", self.graceful_restart_stale_s, 1, 86400)
+        _within("long_lived_stale_s", self.long_lived_stale_s, 0, 0xFFFFFF)
+        if self.long_lived_stale_s and not self.graceful_restart_s:
+            raise ValueError("long_lived_stale_s: only with graceful_restart_s")
         _positive("max_sessions", self.max_sessions)
         for name in ("ebgp_multihop", "ttl_security"):
             if not isinstance(getattr(self, name), bool) and not 1 <= getattr(self, name) <= 255:
@@ -321,6 +345,11 @@ def _session_times(terms: Neighbor | Mesh) -> None:
 def _positive(name: str, value: float) -> None:
     if value <= 0:
         raise ValueError(f"{name}: more than 0, not {value}")
+
+
+def _within(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name}: {least} to {most}, not {value}")
 
 
 def _as_number(name: str, value: int) -> None:
