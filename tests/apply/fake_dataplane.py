@@ -25,6 +25,10 @@ class FakeAttachment:
     how: str
 
 
+class Killed(BaseException):
+    """kill -9, here."""
+
+
 class Opened(enum.Enum):
     ADOPTED = "adopted"
 
@@ -42,6 +46,8 @@ class FakeDataplane:
     times_opened: int = 0
     opened: Opened = Opened.ADOPTED
     is_open: bool = False
+    lives_for: int | None = None
+    """The process is killed after so many writes."""
     refuse_open: int = 0
     refuse: str = ""
     """The next operation of this name is refused."""
@@ -62,6 +68,11 @@ class FakeDataplane:
 
     def _did(self, what: str) -> None:
         assert self.is_open
+        if self.lives_for is not None:
+            self.lives_for -= 1
+            if self.lives_for < 0:
+                self.lives_for = None
+                raise Killed
         self.log.append(what)
         if self.refuse == what:
             self.refuse = ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from dataclasses import replace
 
 import pytest
-from fake_dataplane import FakeDataplane
+from fake_dataplane import FakeDataplane, Killed
 from service_site import V4, B, Site, fake_site, node, service, target
 
 from samepath.apply.bpf_services import BpfServices
@@ -409,6 +410,40 @@ def test_somebody_elses_route_is_left_alone(stage: Stage) -> None:
     kernel.foreign([DeleteRoute(theirs)])
     stage.pass_time(1)
     assert stage.plane.map.keys() == {ip(1), ip(2)}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_any_write(seed: int) -> None:
+    """kill -9 between any two writes, then a new process: no flow has moved, and the maps become
+    what is wanted."""
+    chance = random.Random(seed)
+    stage = Stage()
+    targets = [target(1, 2), target(1, 2, 3), target(2, 3, 4), target(3, 4, draining=(2,))]
+    wanted: dict[int, Target | None] = dict.fromkeys(range(1, 5), targets[0])
+    stage.want(wanted)
+    flows = {n: Flows(stage, n, 100 * n, B) for n in wanted}
+    for round_ in range(12):
+        for n in wanted:
+            if chance.random() < 0.5:
+                wanted[n] = chance.choice(targets)
+        stage.plane.lives_for = chance.randint(0, 12)
+        for n, one in wanted.items():
+            stage.site.routes.want(V4, [service(n)], one)
+        with contextlib.suppress(Killed):
+            stage.work()
+        stage.plane.lives_for = None
+        now = {n: {hop.address for hop in one.hops} for n, one in wanted.items() if one}
+        gone = {n: [m for m in range(1, 5) if node(m) not in now[n]] for n in now}
+        for n, held in flows.items():
+            assert held.broken(*gone[n]) == 0
+        stage.restart()
+        stage.want(wanted)
+        for n, held in flows.items():
+            assert held.broken(*gone[n]) == 0
+            members = wanted[n].members(lambda _: True)  # type: ignore[union-attr]
+            stage.wants(n, *(m.id[-1] for m in members))
+            held.open(1000 * (round_ + 1) + 100 * n, B)
+        stage.pass_time(chance.choice([1, 20]))
 
 
 @pytest.mark.parametrize("seed", range(12))
