@@ -8,6 +8,7 @@ from samepath.cli.terminal import (
     SHOWN,
     Console,
     ago,
+    bfd,
     cut,
     escape,
     peers,
@@ -39,6 +40,7 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
         _pods(out, answer["pods"])
     out.print()
     _neighbors(out, answer, everything)
+    bfd(out, answer)
     _blocks(out, answer, everything)
     _services(out, answer, everything)
     _routes(out, answer, everything)

@@ -8,6 +8,7 @@ from samepath.cli.terminal import (
     SHOWN,
     Console,
     ago,
+    bfd,
     cut,
     escape,
     hops,
@@ -30,6 +31,7 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
     out.print(f"  {sync}: {answer['sync']}")
     out.print(f"  {_kernel(answer)}\n")
     peers(out, answer["peers"])
+    bfd(out, answer)
     _services(out, answer, everything)
     if answer["dataplane"] != "plain":
         _tables(out, answer, everything)

@@ -67,15 +67,17 @@ def ago(seconds: float) -> str:
 
 def peers(out: Console, known: Sequence[dict[str, Any]]) -> None:
     numbers = ("Received", "Accepted", "Stale", "Advertised")
-    columns = ("Peer", "AS", "State", "For", "Family", *numbers)
+    watched = any(peer.get("bfd") for peer in known)
+    columns = ("Peer", "AS", "State", "For", *(["BFD"] * watched), "Family", *numbers)
     made = table("Peers", *columns, right=("AS", "For", *numbers))
     for peer in known:
         up = peer["state"] == "Established"
         state = f"[green]{peer['state']}[/]" if up else f"[yellow]{peer['state']}[/]"
-        head = (peer["address"], str(peer["as"]), state, ago(peer["since_s"]))
+        bfd_cell = [_bfd(peer.get("bfd"))] if watched else []
+        head = [peer["address"], str(peer["as"]), state, ago(peer["since_s"]), *bfd_cell]
         for i, family in enumerate(peer["families"] or [{}]):
             made.add_row(
-                *(head if i == 0 else ("", "", "", "")),
+                *(head if i == 0 else [""] * len(head)),
                 str(family.get("family", "")),
                 *(str(family.get(name.lower(), "")) for name in numbers),
             )
@@ -89,6 +91,30 @@ def peers(out: Console, known: Sequence[dict[str, Any]]) -> None:
             out.print(f"  {peer['address']}{lost}, last error: {escape(peer['last_error'])}")
         if peer["stale_for_s"] is not None:
             out.print(f"  {peer['address']}: stale paths stay for {ago(peer['stale_for_s'])}")
+
+
+def _bfd(session: dict[str, Any] | None) -> str:
+    if session is None:
+        return "-"
+    colour = "green" if session["state"] == "Up" else "yellow"
+    return f"[{colour}]{session['state']}[/]"
+
+
+def bfd(out: Console, answer: dict[str, Any]) -> None:
+    """Sessions that are not up, and what is wrong with the BFD process."""
+    known = answer.get("bfd")
+    if known is None:
+        return
+    for peer in answer["peers"]:
+        session = peer["bfd"]
+        if session and (session["state"] != "Up" or session.get("error")):
+            why = session.get("error") or session["why"] or "not heard as yet"
+            out.print(f"  {peer['address']}: BFD {session['state']}: {escape(why)}")
+    for error in known["errors"]:
+        out.print(f"[red]error[/] {escape(error)}")
+    for wish in known["scheduling"]:
+        if wish.startswith("no "):
+            out.print(f"[yellow]BFD process[/]: {escape(wish)}")
 
 
 def refusals(out: Console, known: Sequence[dict[str, Any]], everything: bool) -> None:

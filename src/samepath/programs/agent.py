@@ -41,6 +41,7 @@ from samepath.plan.services import offers
 from samepath.programs import control
 from samepath.programs.agent_view import status
 from samepath.programs.config import Watch, load
+from samepath.programs.liveness import Liveness
 from samepath.programs.routing import Routing
 from samepath.programs.serving import ADDRESSES, RULES, Serving, World
 from samepath.programs.stopping import Stopping
@@ -91,6 +92,7 @@ class Agent:
         self.addresses: frozenset[tuple[int, Address]] = frozenset()
         """(link, address), as last read."""
 
+        self.liveness: Liveness
         self.has_rules = False
         self.services_dirty = True
         self.kernel_touched = True
@@ -106,6 +108,7 @@ class Agent:
         stopping = Stopping(self._reload)
         self._settle_settings()
         await self.routing.start(self.wake.set, restarted=await self._has_state())
+        self.liveness = Liveness(self.config.run_dir, "agent", self.speaker)
         monitor, rules_monitor = self.kernel.monitor(ignore_links=POD_LINK), RulesMonitor()
         loop.add_reader(monitor.fileno(), self._on_kernel, monitor)
         loop.add_reader(rules_monitor.fileno(), self._on_rules, rules_monitor)
@@ -122,25 +125,28 @@ class Agent:
         log.info("agent of node %s runs, AS %d", self.config.node, self.config.local_as)
         self.following = asyncio.create_task(self.manifests.run())
         passes = asyncio.create_task(self._passes(rules_monitor))
+        watching = asyncio.create_task(self.liveness.run())
         stopped = asyncio.create_task(stopping.asked.wait())
         try:
             while not stopped.done():
                 following = self.following
                 await asyncio.wait(
-                    {passes, following, stopped, *pods}, return_when=asyncio.FIRST_COMPLETED
+                    {passes, watching, following, stopped, *pods},
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
-                for work in (passes, following, *pods):
+                for work in (passes, watching, following, *pods):
                     if work.done() and not work.cancelled():
                         work.result()  # our own fault: end, be restarted, adopt
         finally:
             stopped.cancel()
-            for work in (passes, self.following, *pods):
+            for work in (passes, watching, self.following, *pods):
                 work.cancel()
             loop.remove_reader(monitor.fileno())
             loop.remove_reader(rules_monitor.fileno())
             server.close()
             if self.pods is not None:
                 await self.pods.stop()
+            await self.liveness.close(goodbye=stopping.goodbye)
             await self.speaker.stop(notify=stopping.goodbye)
 
     def _make_pods(self) -> list[asyncio.Task[None]]:
@@ -266,6 +272,7 @@ class Agent:
 
     async def _pass(self) -> None:
         now = time.monotonic()
+        self.liveness.follow()
         if now >= self.retry_at:
             self.retry_at, self.kernel_touched, self.services_dirty = math.inf, True, True
         if now >= self.read_back_at:

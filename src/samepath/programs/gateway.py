@@ -46,6 +46,7 @@ from samepath.programs.gateway_reading import Schedule, read
 from samepath.programs.gateway_sync import Deferral
 from samepath.programs.gateway_trace import trace
 from samepath.programs.gateway_view import status
+from samepath.programs.liveness import Liveness
 from samepath.programs.memory import Memory
 from samepath.programs.next_hops import with_next_hops
 from samepath.programs.stopping import Stopping
@@ -130,6 +131,7 @@ class Gateway:
             self.speaker.rib, self.services, self.plain, plain_only=config.dataplane == "plain"
         )
         self.onward = Onward(self)
+        self.liveness = Liveness(config.run_dir, "gateway", self.speaker)
         log.info("adopted %d groups in %.2f s", len(list(self.services.rows)),
                  time.monotonic() - self.started)  # fmt: skip
 
@@ -161,17 +163,20 @@ class Gateway:
             log.info("gateway %s runs, AS %d", self.config.router_id, self.config.local_as)
             tasks = [
                 asyncio.create_task(self._passes()),
+                asyncio.create_task(self.liveness.run()),
                 asyncio.create_task(stopping.asked.wait()),
             ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0].done():
-                tasks[0].result()  # our own fault: end, be restarted, adopt
+            for task in tasks:
+                if task.done():
+                    task.result()  # our own fault: end, be restarted, adopt
         finally:
             for task in tasks:
                 task.cancel()
             loop.remove_reader(monitor.fileno())
             monitor.close()
             server.close()
+            await self.liveness.close(goodbye=stopping.goodbye)
             await self.speaker.stop(notify=stopping.goodbye)
 
     def _on_news(self, monitor: Monitor) -> None:
@@ -268,6 +273,7 @@ class Gateway:
 
     async def _pass(self) -> None:
         now = time.monotonic()
+        self.liveness.follow()
         if now >= self.reading.due_at or self.services.tables.doubtful:
             await self._read_back()
         self.deferral.note(self.config, self.speaker, now)

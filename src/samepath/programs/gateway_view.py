@@ -97,7 +97,8 @@ async def _answer(gateway: Gateway, difference: Difference, everything: bool) ->
             {"severity": f.severity.name.lower(), "text": f.text} for f in gateway.findings.all
         ],
         "flow_hash": {f.label: text or "as predicted" for f, text in gateway.hash_checked.items()},
-        "peers": peers_view(gateway.speaker.peers()),
+        "peers": peers_view(gateway.speaker.peers(), gateway.liveness),
+        "bfd": await gateway.liveness.summary(),
         "services": await _services(gateway, limit),
         "services_total": sum(map(len, services.rows.of.values())),
         "tables": tables,

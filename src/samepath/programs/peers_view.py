@@ -8,12 +8,16 @@ from typing import Any
 
 from samepath.bgp.peer import PeerStatus
 from samepath.model.net import address_text
+from samepath.programs.liveness import Liveness
 
 
-def peers_view(peers: Iterable[PeerStatus]) -> list[dict[str, Any]]:
+def peers_view(peers: Iterable[PeerStatus], liveness: Liveness) -> list[dict[str, Any]]:
     """JSON-able, sorted by address."""
     now = time.monotonic()
-    return [_peer(peer, now) for peer in sorted(peers, key=lambda p: (len(p.address), p.address))]
+    return [
+        {**_peer(peer, now), "bfd": liveness.view(peer)}
+        for peer in sorted(peers, key=lambda p: (len(p.address), p.address))
+    ]
 
 
 def _peer(peer: PeerStatus, now: float) -> dict[str, Any]:
