@@ -15,6 +15,7 @@ Made by `programs.agent` where its configuration has `cni`. Not done: what a req
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -180,10 +181,10 @@ class Pods:
     def _look(self) -> None:
         said = dict(self.errors)
         self.errors.clear()
-        self._open()
-        if self._cluster is not None:
-            self._look_at_blocks(self._cluster)
         try:
+            self._open()
+            if self._cluster is not None:
+                self._look_at_blocks(self._cluster)
             self.operations.mtu = self.cni.mtu or self._smallest_mtu()
             if self._store is not None:
                 self._look_at_kernel()
@@ -205,10 +206,15 @@ class Pods:
             code = Code.STORE_CORRUPT if corrupt else Code.TRY_AGAIN_LATER
             self.operations.trouble = CniError(code, str(error))
             return
-        self._make_blocks(self._store)
+        made = self._make_blocks(self._store)
         self.operations.trouble = _WAITING
-        assert self.operations.addresses is not None
-        self.operations.leftovers.settle(self.operations.addresses, self._kernel)
+        try:
+            self.operations.leftovers.settle(made.addresses, self._kernel)
+        except NetlinkError:
+            # Nothing may be given out before this is done: the next look begins anew.
+            self._store.close()
+            self._store = self._blocks = self.operations.addresses = None
+            raise
 
     def _make_blocks(self, store: Store) -> Blocks:
         made = _Blocks(store, self.config.node, self._configured(), self._claims)
@@ -219,7 +225,8 @@ class Pods:
     def _on_claim(self) -> None:
         """In a thread of the server: the block is to be advertised before its first pod is up."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._changed)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, we are about to
+                self._loop.call_soon_threadsafe(self._changed)
 
     def _configured(self) -> tuple[Block, ...]:
         return tuple(Block(*parse_prefix(text)) for text in self.config.pod_cidrs)
