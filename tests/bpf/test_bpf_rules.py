@@ -7,6 +7,7 @@ owners, returns, forced ends. What a forced end takes from a flow is the operato
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -170,3 +171,31 @@ def test_a_syn_flood_costs_no_flow_that_speaks(small: Site) -> None:
     assert counted.capacity == 4096
     assert 2048 < counted.total <= 4096
     assert counted.by_hop == {2: counted.total}
+
+
+def test_no_stamp_is_lost_to_a_write(small: Site) -> None:
+    """The program stamps a bucket at every tick while its owner is written without pause."""
+    small.table(0, 2, 1)
+    flow = Flow(CLIENT[4], SERVICE[4], TCP, 1024, 443)
+    at = small.bucket(flow)
+    done = threading.Event()
+
+    def write() -> None:
+        owner = np.full(BUCKETS, 2, "<u2")
+        while not done.is_set():
+            for old in (1, 2):
+                small.plane.put_table(0, owner, np.full(BUCKETS, old, "<u2"))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        small.hop(2, alive=False)  # so that hop 1 is found while `old` is 1
+        for _ in range(3000):
+            before = tick(time.monotonic_ns())
+            if small.sent(frame(flow, Packet.DATA)) == 1:
+                stamp = int(small.plane.table(0)["stamp"][at])
+                assert stamp >= before - 1, "the coarse clock lags by less than a tick"
+    finally:
+        done.set()
+        writer.join()
+        small.hop(2)
