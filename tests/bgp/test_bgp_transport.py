@@ -13,6 +13,7 @@ import pytest
 
 from samepath.bgp import message
 from samepath.bgp.adjout import Advertisement, Routes
+from samepath.bgp.admission import TurnedAway
 from samepath.bgp.attributes import AsPath, PathAttributes
 from samepath.bgp.capabilities import Capabilities
 from samepath.bgp.fsm import State
@@ -194,6 +195,7 @@ def test_both_connect_at_once_and_one_connection_stays() -> None:
             first,
             router_id="10.0.0.2",
             local_as=65001,
+            next_hops=["192.0.2.2", "2001:db8::2"],
             listen=["127.0.0.2"],
             listen_port=port_b,
             neighbors=[b_neighbor],
@@ -213,10 +215,13 @@ def test_both_connect_at_once_and_one_connection_stays() -> None:
 def test_strangers_are_turned_away() -> None:
     async def main() -> None:
         async with speaker(gateway_config(), Woken()) as gateway:
-            reader, writer = await asyncio.open_connection(GATEWAY, gateway.ports[GATEWAY])
             with contextlib.suppress(ConnectionError):
+                reader, writer = await asyncio.open_connection(GATEWAY, gateway.ports[GATEWAY])
                 assert await reader.read() == b""
-            writer.close()
+                writer.close()
+            while not gateway.turned_away:
+                await asyncio.sleep(0)
+            assert gateway.turned_away == {TurnedAway.STRANGER: 1}
             assert gateway.peers() == ()
 
     run(main)
@@ -313,8 +318,9 @@ def test_listening_follows_the_configuration() -> None:
             gateway.reconfigure(config)
             while "::1" not in gateway.ports:
                 await asyncio.sleep(0)
-            _, writer = await asyncio.open_connection("::1", gateway.ports["::1"])
-            writer.close()
+            with contextlib.suppress(ConnectionResetError):  # for strangers that we are
+                _, writer = await asyncio.open_connection("::1", gateway.ports["::1"])
+                writer.close()
             gateway.reconfigure(gateway_config(NODES))
             assert list(gateway.ports) == [GATEWAY]
 

@@ -18,7 +18,8 @@ from samepath.model.net import Address, parse_address
 
 READ_OCTETS = 65_536
 BACKLOG_MESSAGES = 2_000
-"""A neighbour with so many messages unhandled is not read from."""
+BACKLOG_OCTETS = 262_144
+"""A neighbour with so many messages or octets unhandled is not read from."""
 WRITE_OCTETS = 131_072
 """With so much unwritten, no further UPDATEs are made."""
 CLOSE_S = 2.0
@@ -54,6 +55,8 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._is_reading = True
         self._is_closing = False
+        self._unhandled = 0
+        """Octets read since all messages were handled."""
 
     def belongs_to(self, peer: Peer, session: Session) -> None:
         self.peer, self.session = peer, session
@@ -79,7 +82,9 @@ class Link(asyncio.BufferedProtocol):
         if self._is_closing or self.session is None or self.peer is None:
             return
         self.session.receive_data(bytes(_buffer[:nbytes]), self._loop.time())
-        if self.session.backlog > BACKLOG_MESSAGES and self._is_reading:
+        self._unhandled += nbytes
+        is_far = self.session.backlog > BACKLOG_MESSAGES or self._unhandled > BACKLOG_OCTETS
+        if is_far and self._is_reading:
             self._is_reading = False
             assert self._transport is not None
             self._transport.pause_reading()
@@ -111,6 +116,8 @@ class Link(asyncio.BufferedProtocol):
             self._transport.write(data)
 
     def resume_reading(self) -> None:
+        """All that was read is handled."""
+        self._unhandled = 0
         if not self._is_reading and self._transport is not None and not self._is_closing:
             self._is_reading = True
             self._transport.resume_reading()
@@ -131,8 +138,15 @@ class Link(asyncio.BufferedProtocol):
                 return
         self._loop.call_later(CLOSE_S, self.abort)
 
+    def fail(self, text: str) -> None:
+        """Give the connection up: to its session it is lost."""
+        if self.session is not None and self.peer is not None and not self._is_closing:
+            self.session.lost(text)
+            self._owner.schedule(self.peer)
+        self.abort()
+
     def abort(self) -> None:
-        """At once."""
+        """At once, and without telling the session."""
         self._is_closing = True
         if self._transport is not None:
             self._transport.abort()

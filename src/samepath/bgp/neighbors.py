@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from samepath.bgp.peer import Local
 from samepath.bgp.policy import ImportRule, Own
+from samepath.bgp.tcp_md5 import Password, Passwords
 from samepath.model.config import Bgp, Neighbor
-from samepath.model.net import Address, PrefixSet, family_of, parse_address, parse_prefix
+from samepath.model.net import (
+    Address,
+    Family,
+    Nlri,
+    PrefixSet,
+    family_of,
+    parse_address,
+    parse_prefix,
+)
 
 
 class Neighbors:
     def __init__(self, config: Bgp, former: Neighbors | None = None) -> None:
         """Rules that are the same as in `former` are taken over, with what they remember."""
+        self._config = config
         self.rules: dict[str, ImportRule] = {}
         self.by_address: dict[Address, Neighbor] = {}
         self._entries = {n.name: n for n in config.neighbors}
@@ -30,6 +40,25 @@ class Neighbors:
 
     def entry(self, name: str) -> Neighbor | None:
         return self._entries.get(name)
+
+    def keys(self, passwords: Passwords) -> dict[tuple[Family, Nlri], Password]:
+        """For the listening sockets: the passwords of addresses and ranges."""
+        found = {}
+        for neighbor in self._entries.values():
+            password = passwords.of(neighbor)
+            if password is not None:
+                found[parse_prefix(neighbor.name)] = password
+        return found
+
+    @property
+    def own_addresses(self) -> frozenset[Address]:
+        """Ours, as far as they are configured."""
+        config = self._config
+        texts = {*config.listen, *config.next_hops}
+        for neighbor in config.neighbors:
+            texts.update(neighbor.next_hops)
+            texts.update([neighbor.local_address] if neighbor.local_address else ())
+        return frozenset(a for a in map(parse_address, texts) if any(a))
 
     def match(self, address: Address) -> Neighbor | None:
         """The entry for an address, or None: a stranger."""
@@ -56,6 +85,9 @@ def terms(neighbor: Neighbor) -> tuple[object, ...]:
         tuple(neighbor.families),
         neighbor.hold_time_s,
         neighbor.graceful_restart_s,
+        neighbor.password_file,
+        neighbor.ttl_security,
+        neighbor.ebgp_multihop,
     )
 
 

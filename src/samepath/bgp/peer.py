@@ -461,6 +461,16 @@ class Peer:
         idle = State.IDLE if self._is_stopped or self._is_active else State.ACTIVE
         return max((idle, *(s.state for s in self.sessions)), key=order.index)
 
+    @property
+    def since(self) -> float:
+        """When it came into its state."""
+        return self._since
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when nothing of it is there, neither connection nor path; None: something is."""
+        return None if self.sessions or self._stale_until is not None else self._since
+
     def _note_state(self, now: float) -> None:
         if self.state is not self._state:
             self._state, self._since = self.state, now

@@ -68,30 +68,19 @@ class _File:
 
 
 class Passwords:
-    """The password files of a configuration, by path."""
+    """The password files of a configuration, by path. Does not change; a new one follows."""
 
-    def __init__(self) -> None:
-        self._files: dict[str, _File] = {}
-
-    def follow(self, neighbors: Iterable[Neighbor]) -> None:
-        """Read what these name, as far as it is new or changed. A file that was good once and is
+    def __init__(self, neighbors: Iterable[Neighbor], former: Passwords | None = None) -> None:
+        """Reads what these name, as far as it is new or changed. A file that was good once and is
         no longer leaves its password in force."""
+        known = former._files if former is not None else {}
         paths = {n.password_file for n in neighbors if n.password_file is not None}
-        self._files = {path: self._look(path) for path in sorted(paths)}
-
-    def _look(self, path: str) -> _File:
-        known = self._files.get(path)
-        stamp = _stamp(path)
-        if known is not None and stamp == known.stamp and stamp is not None:
-            return known
-        fresh = _read(path, stamp)
-        if fresh.password is None and known is not None and known.password is not None:
-            problem = f"{fresh.problem}; the last good password stands"
-            return _File(stamp, known.password, problem, known.warning)
-        return fresh
+        self._files: dict[str, _File] = {
+            path: _look(path, known.get(path)) for path in sorted(paths)
+        }
 
     @property
-    def have_changed(self) -> bool:
+    def are_stale(self) -> bool:
         """Whether a file is another one than that which was read."""
         return any(_stamp(path) != file.stamp for path, file in self._files.items())
 
@@ -111,6 +100,17 @@ class Passwords:
     def findings(self) -> list[str]:
         """What an operator should mend."""
         return [text for f in self._files.values() for text in (f.problem, f.warning) if text]
+
+
+def _look(path: str, known: _File | None) -> _File:
+    stamp = _stamp(path)
+    if known is not None and stamp == known.stamp and stamp is not None:
+        return known
+    fresh = _read(path, stamp)
+    if fresh.password is None and known is not None and known.password is not None:
+        problem = f"{fresh.problem}; the last good password stands"
+        return _File(stamp, known.password, problem, known.warning)
+    return fresh
 
 
 def _stamp(path: str) -> tuple[int, int, int, int] | None:
@@ -163,6 +163,13 @@ class Dropped:
     """From an address that has a password here."""
     unexpected: int = 0
     """Signed, from an address that has none here."""
+
+    def since(self, before: Dropped) -> Dropped:
+        return Dropped(
+            self.wrong - before.wrong,
+            self.unsigned - before.unsigned,
+            self.unexpected - before.unexpected,
+        )
 
 
 def dropped() -> Dropped:

@@ -10,6 +10,10 @@ messages into an inbox, and a neighbour with a long inbox is not read from until
 UPDATEs are made when the socket has room for them, so that a neighbour that does not read costs no
 memory; one that reads nothing for minutes is given up.
 
+What somebody else opens is looked at before anything is made for it (`admission`), passwords and
+distances are the kernel's to check (`sockets`, `tcp_md5`), and a neighbour beyond its limit of
+prefixes may be left alone for a while (`prefix_limits`).
+
 RFC 4271 §8; RFC 9687 (send hold timer, without its NOTIFICATION: nobody would read it).
 """
 
@@ -18,9 +22,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 
 from samepath.bgp.adjout import Advertisement, Routes
+from samepath.bgp.admission import Admission, TurnedAway
 from samepath.bgp.errors import Cease, Code, PeerError
 from samepath.bgp.events import (
     CloseRequested,
@@ -30,13 +38,25 @@ from samepath.bgp.events import (
     Event,
     UpdateReceived,
 )
+from samepath.bgp.hints import drops_text, same_identifiers, with_hints
 from samepath.bgp.link import CLOSE_S, Link
 from samepath.bgp.listeners import Listeners
 from samepath.bgp.neighbors import Neighbors, local_side, own_identity, terms
 from samepath.bgp.peer import FamilyStatus, Peer, PeerStatus
 from samepath.bgp.policy import Refusal
+from samepath.bgp.prefix_limits import PrefixLimits
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
+from samepath.bgp.sockets import (
+    SEND_HOLD_S,
+    connecting_socket,
+    destination,
+    distance,
+    keep_distance,
+    ttl_of_syn,
+    turn_away,
+)
+from samepath.bgp.tcp_md5 import Dropped, Passwords, dropped
 from samepath.model.config import Bgp, Neighbor
 from samepath.model.net import (
     Address,
@@ -59,10 +79,16 @@ log = logging.getLogger("samepath.bgp")
 
 TURN_S = 0.010
 """A turn ends after so long; the rest waits for the next, behind whatever else is due."""
-SEND_HOLD_S = 480.0
-"""A neighbour that reads nothing for so long is lost. RFC 9687 §3."""
+SLICE_S = 0.002
+"""In a turn a neighbour that has more to do lets the next one go on after so long."""
 FORGET_S = 600.0
 """A neighbour of a range that is down stays in the status for so long."""
+CLOSING_MOST = 256
+"""Connections that linger for their last words; the oldest of more is closed at once."""
+EVICT_S = 1.0
+"""In a range that is full, a connection that is not established after so long makes room."""
+PASSWORDS_LOOK_S = 2.0
+"""Password files are looked at so often."""
 
 
 class Speaker:
@@ -83,8 +109,10 @@ class Speaker:
         self.config = config
         self._local = local_side(config)
         self._neighbors = Neighbors(config)
+        self._local_addresses: set[Address] = set()
         self._passes_on = passes_on
         self.rib = Rib(own_identity(self._local, passes_on=passes_on))
+        self._know_ourselves()
         self.news = 0
         """Grows with whatever happens to a neighbour, but for UPDATEs."""
         self._wake = wake
@@ -96,7 +124,15 @@ class Speaker:
         self._links: dict[Session, Link] = {}
         self._open_links: set[Link] = set()
         self._attempts: dict[Session, asyncio.Task[None]] = {}
-        self._listeners = Listeners(lambda: Link(self))
+        self._accepting: set[asyncio.Task[object]] = set()
+        self._closing: dict[Link, None] = {}
+        self._listeners = Listeners(self._take)
+        self._admission: Admission[Link] = Admission()
+        self._limits = PrefixLimits()
+        self._passwords = Passwords(config.neighbors)
+        self._dropped_before = dropped()
+        self._members: dict[str, dict[Peer, None]] = {}
+        """The peers of each neighbour entry."""
         self._ready: dict[Peer, None] = {}
         self._timers: dict[Peer, asyncio.TimerHandle] = {}
         self._warned: set[tuple[str, Family]] = set()
@@ -111,16 +147,20 @@ class Speaker:
         """Listens and begins to connect. Raises OSError if it cannot listen."""
         self._loop = asyncio.get_running_loop()
         self._is_running = True
-        self._listeners.follow(self.config.listen, self.config.listen_port)
+        keys = self._neighbors.keys(self._passwords)
+        self._listeners.follow(self.config.listen, self.config.listen_port, keys)
         for address, neighbor in self._neighbors.by_address.items():
             self._add_peer(address, neighbor)
+        for text in self._passwords.findings:
+            log.warning("%s", text)
+        self._loop.call_later(PASSWORDS_LOOK_S, self._look_at_passwords)
 
     async def stop(self, notify: bool = True) -> None:
         """`notify` False: connections are closed without NOTIFICATION, so that neighbours keep our
         paths for the restart time; for a process that another will follow."""
         self._is_running = False
         self._listeners.close()
-        for task in self._attempts.values():
+        for task in (*self._attempts.values(), *self._accepting):
             task.cancel()
         for handle in self._timers.values():
             handle.cancel()
@@ -157,7 +197,21 @@ class Speaker:
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """Configured neighbours, and those of ranges that are or were connected."""
-        return tuple(peer.status() for _, peer in sorted(self._peers.items()))
+        drops = dropped().since(self._dropped_before)
+        return tuple(self._status(peer, drops) for _, peer in sorted(self._peers.items()))
+
+    def findings(self) -> tuple[str, ...]:
+        """What an operator should mend or know, besides what `peers` tells."""
+        found = [*self._passwords.findings, *same_identifiers(self.peers())]
+        drops = dropped().since(self._dropped_before)
+        if drops != Dropped():
+            found.append(drops_text(drops))
+        return tuple(found)
+
+    @property
+    def turned_away(self) -> Mapping[TurnedAway, int]:
+        """Connections that were not taken or kept, since the start."""
+        return self._admission.counts
 
     def refusals(self) -> tuple[Refusal, ...]:
         return self.rib.refusals()
@@ -165,8 +219,13 @@ class Speaker:
     def reconfigure(self, config: Bgp) -> None:
         """Sessions whose terms are the same stay as they are. Raises OSError if it cannot listen
         on a new address; then nothing has changed."""
-        self._listeners.follow(config.listen, config.listen_port)
-        self._apply(config)
+        passwords = Passwords(config.neighbors, self._passwords)
+        neighbors = Neighbors(config, self._neighbors)
+        self._listeners.follow(config.listen, config.listen_port, neighbors.keys(passwords))
+        for text in passwords.findings:
+            if text not in self._passwords.findings:
+                log.warning("%s", text)
+        self._apply(config, neighbors, passwords)
 
     def path_lost(self, address: Address, why: str, *, forwarding: bool) -> None:
         """BFD reaches a neighbour no more; see `Peer.path_lost`."""
@@ -179,17 +238,30 @@ class Speaker:
 
     # Configuration.
 
-    def _apply(self, config: Bgp) -> None:
+    def _look_at_passwords(self) -> None:
+        if not self._is_running:
+            return
+        self._loop.call_later(PASSWORDS_LOOK_S, self._look_at_passwords)
+        if self._passwords.are_stale:
+            try:
+                self.reconfigure(self.config)
+            except OSError as error:
+                log.error("passwords: %s", error.strerror or error)
+
+    def _apply(self, config: Bgp, neighbors: Neighbors, passwords: Passwords) -> None:
         former, self._local = self._local, local_side(config)
-        self._neighbors = Neighbors(config, self._neighbors)
-        self.config = config
-        self.rib.own = own_identity(self._local, passes_on=self._passes_on)
-        is_other = own_identity(former) != own_identity(self._local)
+        before, self._passwords = self._passwords, passwords
+        self._neighbors, self.config = neighbors, config
+        is_other = (former.asn, former.router_id) != (self._local.asn, self._local.router_id)
+        self._know_ourselves()
         for peer in list(self._peers.values()):
             neighbor = self._neighbors.match(peer.address)
             if neighbor is None:
                 self._remove_peer(peer, Cease.PEER_DE_CONFIGURED)
             elif is_other or terms(neighbor) != terms(peer.neighbor):
+                self._remove_peer(peer, Cease.OTHER_CONFIGURATION_CHANGE)
+            elif before.of(peer.neighbor) != passwords.of(neighbor):
+                log.info("%s: another password: a new session", address_text(peer.address))
                 self._remove_peer(peer, Cease.OTHER_CONFIGURATION_CHANGE)
             else:
                 self._update_peer(peer, neighbor)
@@ -203,7 +275,16 @@ class Speaker:
         peer.relocate(neighbor, self._local)
         if changed:
             peer.reimport(neighbor, self._neighbors.rules[neighbor.name], self._loop.time())
+            if self._limits.waits_until(peer.address, self._loop.time()) is not None:
+                self._limits.forget(peer.address)
+                peer.start(self._loop.time())
         self.schedule(peer)
+
+    def _know_ourselves(self) -> None:
+        """Our addresses: what is configured, and the local ones of our sessions."""
+        own = own_identity(self._local, passes_on=self._passes_on)
+        known = self._neighbors.own_addresses | self._local_addresses
+        self.rib.own = replace(own, addresses=known)
 
     def _add_peer(self, address: Address, neighbor: Neighbor) -> Peer:
         peer = Peer(
@@ -222,6 +303,7 @@ class Speaker:
         if routes is not None:
             peer.set(routes)
         self._peers[address] = peer
+        self._members.setdefault(neighbor.name, {})[peer] = None
         peer.start(self._loop.time())
         self.schedule(peer)
         return peer
@@ -234,13 +316,15 @@ class Speaker:
     def _forget(self, peer: Peer) -> None:
         self.rib.forget_peer(peer.address)
         del self._peers[peer.address]
+        self._members[peer.neighbor.name].pop(peer, None)
+        self._limits.forget(peer.address)
         self._ready.pop(peer, None)
         handle = self._timers.pop(peer, None)
         if handle is not None:
             handle.cancel()
 
     def _peers_of(self, name: str) -> list[Peer]:
-        return [p for p in self._peers.values() if p.neighbor.name == name]
+        return list(self._members.get(name, ()))
 
     # Sockets.
 
@@ -251,38 +335,74 @@ class Speaker:
 
     async def _connect(self, peer: Peer, session: Session) -> None:
         neighbor = peer.neighbor
-        local = (neighbor.local_address, 0) if neighbor.local_address else None
         try:
-            await self._loop.create_connection(
-                lambda: Link(self, peer, session),
-                address_text(peer.address),
-                neighbor.port,
-                local_addr=local,
-            )
+            why_not = self._passwords.why_not(neighbor)
+            if why_not:
+                raise OSError(why_not)
+            far, key = distance(neighbor, self.config.local_as), self._passwords.of(neighbor)
+            with ExitStack() as unless_taken:
+                sock = connecting_socket(peer.address, neighbor.local_address, far, key)
+                unless_taken.callback(sock.close)
+                await self._loop.sock_connect(sock, destination(peer.address, neighbor.port))
+                await self._loop.create_connection(lambda: Link(self, peer, session), sock=sock)
+                unless_taken.pop_all()
         except OSError as error:
             session.lost(f"connect: {error.strerror or error}")
             self.schedule(peer)
 
+    def _take(self, sock: socket.socket, address: Address) -> None:
+        """Somebody has connected to us."""
+        neighbor = self._neighbors.match(address)
+        why_not = self._why_turned_away(sock, address, neighbor)
+        if why_not is not None or neighbor is None:
+            self._say_turned_away(address, why_not or TurnedAway.STRANGER)
+            turn_away(sock)
+            return
+        keep_distance(sock, distance(neighbor, self.config.local_as))
+        task = self._loop.create_task(self._serve(sock))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        with ExitStack() as unless_taken:
+            unless_taken.callback(sock.close)
+            await self._loop.connect_accepted_socket(lambda: Link(self), sock)
+            unless_taken.pop_all()
+
+    def _why_turned_away(
+        self, sock: socket.socket, address: Address, neighbor: Neighbor | None
+    ) -> TurnedAway | None:
+        now = self._loop.time()
+        if neighbor is None or not self._is_running:
+            return TurnedAway.STRANGER
+        if self._admission.is_too_often(address, now):
+            return TurnedAway.TOO_OFTEN
+        if self._passwords.why_not(neighbor):
+            return TurnedAway.NO_PASSWORD
+        if self._limits.waits_until(address, now) is not None:
+            return TurnedAway.WAITS
+        least = distance(neighbor, self.config.local_as).least_ttl
+        ttl = ttl_of_syn(sock) if least else None
+        if ttl is not None and ttl < least:
+            return TurnedAway.TOO_FAR
+        return None
+
     def accepted(self, link: Link, peer: Address, local: Address) -> None:
-        """A neighbour has connected to us, or somebody else."""
+        """A connection was taken."""
         neighbor = self._neighbors.match(peer) if self._is_running else None
-        known = self._peers.get(peer)
-        if neighbor is None:
-            log.info("%s: connection refused: no such neighbour", address_text(peer))
+        if neighbor is None or not self._has_room(peer, neighbor):
+            self._say_turned_away(peer, TurnedAway.RANGE_FULL)
             link.abort()
             return
-        if known is None:
-            if not self._has_room(neighbor):
-                log.warning(
-                    "%s: connection refused: %s has its %d sessions",
-                    address_text(peer), neighbor.name, neighbor.max_sessions,
-                )  # fmt: skip
-                link.abort()
-                return
-            known = self._add_peer(peer, neighbor)
+        known = self._peers.get(peer) or self._add_peer(peer, neighbor)
         session = known.accept(self._loop.time())
         link.belongs_to(known, session)
         self.opened(link, local)
+        oldest = self._admission.is_opening(link)
+        if oldest is not None and oldest.peer is not None:
+            self._say_turned_away(oldest.peer.address, TurnedAway.MADE_ROOM)
+            self._admission.is_over(oldest)
+            oldest.fail(TurnedAway.MADE_ROOM.value)
 
     def opened(self, link: Link, local: Address) -> None:
         peer, session = link.peer, link.session
@@ -290,25 +410,42 @@ class Speaker:
         assert session is not None
         self._links[session] = link
         self._open_links.add(link)
+        if local not in self._local_addresses:
+            self._local_addresses.add(local)
+            self._know_ourselves()
         peer.connected(session, local, self._loop.time())
         self.schedule(peer)
 
     def closed(self, link: Link) -> None:
         self._open_links.discard(link)
+        self._closing.pop(link, None)
+        self._admission.is_over(link)
         if link.session is not None and self._links.get(link.session) is link:
             del self._links[link.session]
 
-    def _has_room(self, neighbor: Neighbor) -> bool:
-        """Room for one more of a range; those long gone make room."""
+    def _has_room(self, address: Address, neighbor: Neighbor) -> bool:
+        """Room for one more of a range; those long gone make room, and those that linger."""
+        known = self._peers.get(address)
+        members = self._members.get(neighbor.name, {})
+        if (known is not None and known.sessions) or len(members) < neighbor.max_sessions:
+            return True
         now = self._loop.time()
-        members = self._peers_of(neighbor.name)
-        idle = [p for p in members if not p.sessions]
-        for peer in idle:
-            status = peer.status()
-            is_old = now - status.since_s > FORGET_S or len(members) >= 2 * neighbor.max_sessions
-            if is_old and status.stale_until_s is None:
+        for peer in list(members):
+            since = peer.idle_since
+            is_crowded = len(members) >= 2 * neighbor.max_sessions
+            if since is not None and (now - since > FORGET_S or is_crowded):
                 self._forget(peer)
-        return len(members) - len(idle) < neighbor.max_sessions
+        active = [p for p in members if p.sessions]
+        if len(active) < neighbor.max_sessions:
+            return True
+        for peer in active:
+            if peer.established is None and now - peer.since > EVICT_S:
+                for session in peer.sessions:
+                    if session in self._links:
+                        self._links[session].fail(TurnedAway.MADE_ROOM.value)
+                self._work(peer, now + SLICE_S)
+                return True
+        return False
 
     # Turns.
 
@@ -325,7 +462,7 @@ class Speaker:
         while self._ready and self._loop.time() < until:
             peer = next(iter(self._ready))
             del self._ready[peer]
-            if self._work(peer, until):
+            if self._work(peer, min(until, self._loop.time() + SLICE_S)):
                 self._ready[peer] = None
         if self._ready and self._is_running:
             self._is_turn_due = True
@@ -347,7 +484,9 @@ class Speaker:
             now = self._loop.time()
             if now >= until:
                 self._flush(peer)
+                self._look_at_limits(peer)
                 return True
+        self._look_at_limits(peer)
         has_more = self._write(peer, until)
         self._flush(peer)
         for session in peer.sessions:
@@ -356,6 +495,30 @@ class Speaker:
                 link.resume_reading()
         self._rearm(peer)
         return has_more
+
+    def _look_at_limits(self, peer: Peer) -> None:
+        session = peer.established
+        if session is None or session.negotiated is None:
+            return
+        limits, now = peer.neighbor.import_, self._loop.time()
+        counts = {f: self.rib.counts(peer.address, f) for f in session.negotiated.families}
+        for near in self._limits.near(peer.address, counts, limits):
+            log.warning("%s: %s", address_text(peer.address), near.text(limits))
+        if limits.beyond == "refuse":
+            return
+        over = self._limits.beyond(counts, self.rib.refused_for(peer.address), limits)
+        if over is not None:
+            error = self._limits.end(peer.address, limits, over, now)
+            peer.stop(now, error)
+            self._drain(peer)
+            self._loop.call_later(limits.restart_s, self._try_again, peer)
+
+    def _try_again(self, peer: Peer) -> None:
+        """The wait for a neighbour that was beyond its limit is over, if it has not been before."""
+        is_known = self._is_running and self._peers.get(peer.address) is peer
+        if is_known and self._limits.waits_until(peer.address, self._loop.time()) is None:
+            peer.start(self._loop.time())
+            self.schedule(peer)
 
     def _flush(self, peer: Peer) -> None:
         """KEEPALIVEs and the like, also while there is more to be read."""
@@ -389,6 +552,8 @@ class Speaker:
             case CloseRequested():
                 self._abandon(session)
             case Established():
+                if session in self._links:
+                    self._admission.is_over(self._links[session])
                 self._say_established(peer)
             case Down():
                 self._say_down(peer, event)
@@ -404,6 +569,11 @@ class Speaker:
         if link is not None:
             link.write(words)
             link.close()
+            self._closing[link] = None
+            if len(self._closing) > CLOSING_MOST:
+                oldest = next(iter(self._closing))
+                del self._closing[oldest]
+                oldest.abort()
 
     def _news(self) -> None:
         self._has_news = True
@@ -412,7 +582,7 @@ class Speaker:
     # Time.
 
     def _rearm(self, peer: Peer) -> None:
-        due = peer.next_timer()
+        due = min((t for t in (peer.next_timer(), self._send_hold(peer)) if t), default=None)
         handle = self._timers.get(peer)
         if handle is not None and not handle.cancelled():
             if due is not None and handle.when() <= due:
@@ -421,20 +591,44 @@ class Speaker:
         if due is not None and self._is_running:
             self._timers[peer] = self._loop.call_at(due, self._ring, peer)
 
+    def _send_hold(self, peer: Peer) -> float | None:
+        """When a neighbour that reads nothing will be lost. RFC 9687 §3."""
+        link = self._links.get(peer.established) if peer.established else None
+        if link is None or link.stuck_since is None:
+            return None
+        return link.stuck_since + SEND_HOLD_S
+
     def _ring(self, peer: Peer) -> None:
         del self._timers[peer]
         now = self._loop.time()
-        for session in peer.sessions:
-            link = self._links.get(session)
-            stuck = link.stuck_since if link is not None else None
-            if link is not None and stuck is not None and now - stuck > SEND_HOLD_S:
-                link.abort()
+        stuck_until = self._send_hold(peer)
+        if stuck_until is not None and stuck_until <= now and peer.established in self._links:
+            self._links[peer.established].fail(
+                "send hold timer expired: the neighbour reads nothing"
+            )
         peer.handle_timer(now)
         # In the same breath: a connection that is given up must not be made in between.
         if self._work(peer, now + TURN_S) or self._has_news or self.rib.is_changed:
             self.schedule(peer)
 
     # Words.
+
+    def _status(self, peer: Peer, drops: Dropped) -> PeerStatus:
+        now, limits = self._loop.time(), peer.neighbor.import_
+        more = []
+        waits = self._limits.waits_until(peer.address, now)
+        if waits is not None:
+            more.append(f"beyond max_prefixes: tried again in {waits - now:.0f} s")
+        near = [f.label for f in Family if self._limits.is_near(peer.address, f)]
+        if near:
+            share = f"{limits.warn_percent} % of max_prefixes, which is {limits.max_prefixes}"
+            more.append(f"{' and '.join(near)}: over {share}")
+        status = replace(peer.status(), refused_for=self.rib.refused_for(peer.address))
+        return with_hints(status, peer.neighbor, self.config.local_as, more, drops)
+
+    def _say_turned_away(self, address: Address, why: TurnedAway) -> None:
+        if self._admission.count(why, self._loop.time()):
+            log.info("%s: connection turned away: %s", address_text(address), why.value)
 
     def _say_established(self, peer: Peer) -> None:
         name = address_text(peer.address)
