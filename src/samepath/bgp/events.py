@@ -23,7 +23,7 @@ class Reason(enum.Enum):
     HOLD_EXPIRED = "hold timer expired"
     TCP_CLOSED = "TCP connection closed"
     ADMIN = "shut down by us"
-    BFD_DOWN = "BFD is down"
+    BFD_DOWN = "the path to it is lost"
     COLLISION = "another connection to the same peer was kept"
 
 

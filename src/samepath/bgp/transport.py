@@ -231,7 +231,8 @@ class Speaker:
         """BFD reaches a neighbour no more; see `Peer.path_lost`."""
         peer = self._peers.get(address)
         if peer is not None:
-            log.warning("%s: BFD is down: %s", address_text(address), why)
+            if peer.established is None:
+                log.warning("%s: BFD is down: %s", address_text(address), why)
             peer.path_lost(why, forwarding=forwarding, now=self._loop.time())
             self.schedule(peer)
             self._news()
