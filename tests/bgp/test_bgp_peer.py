@@ -13,7 +13,7 @@ from samepath.bgp.capabilities import Capabilities, GracefulRestart
 from samepath.bgp.errors import Cease, Code, PeerError
 from samepath.bgp.events import Down, EndOfRib, Established, Event, Reason
 from samepath.bgp.fsm import State
-from samepath.bgp.peer import COLLISION_S, STALE_S, Peer
+from samepath.bgp.peer import COLLISION_S, Peer
 from samepath.bgp.session import Session
 from samepath.model.config import Neighbor
 from samepath.model.net import Family
@@ -195,7 +195,7 @@ def test_a_peer_that_is_back_but_never_ends_its_rib_loses_what_is_stale_in_time(
     b.neighbors = [(b.neighbors[0][0], offer())]
     b.boot(restarting=True, preserved=True)
     world.run_until(lambda: a.peer(b).established is not None)
-    world.run(STALE_S - 5)
+    world.run(Neighbor(address="192.0.2.1", remote_as=1).graceful_restart_stale_s - 5)
     assert a.stale(b) == 2
     world.run(10)
     assert a.learned(b) == {f: set() for f in Family}

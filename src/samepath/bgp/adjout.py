@@ -9,26 +9,42 @@ On the way out attributes become the session's own (`Export`): computed once for
 object. First all announcements, then all withdrawals, then End-of-RIB, if it is released: a program
 that has restarted holds it back until its own sources are in sync (RFC 4724 §4.1).
 
-RFC 4271 §5.1, §9.1.3, §9.2; RFC 1997; RFC 4360 §6; RFC 4456 §8; RFC 4724 §2; RFC 7313 §4.
+Where several paths a prefix were agreed on, a prefix goes by its path identifier and itself here,
+just as on the wire.
+
+RFC 4271 §5.1, §9.1.3, §9.2; RFC 1997; RFC 4360 §6; RFC 4456 §8; RFC 4724 §2; RFC 7313 §4; RFC 7911
+§3; RFC 8950 §4; RFC 9494 §4.3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from samepath.bgp import message
 from samepath.bgp.attributes import (
+    LLGR_STALE,
     NO_ADVERTISE,
     NO_EXPORT,
     NO_EXPORT_SUBCONFED,
     PathAttributes,
 )
 from samepath.bgp.decision import DEFAULT_LOCAL_PREF, Path
+from samepath.bgp.nlri import PATH_ID_OCTETS
+from samepath.bgp.path_ids import PathIds
 from samepath.bgp.policy import PeerKey
 from samepath.model.net import Address, Family, Nlri
 
-Routes = Mapping[Family, Mapping[Nlri, "Advertisement"]]
+Offered: TypeAlias = "Advertisement | tuple[Advertisement, ...]"
+"""Several: to a neighbour that takes several paths a prefix all, to others the first that it may
+have."""
+
+Routes = Mapping[Family, Mapping[Nlri, Offered]]
+
+Key = bytes
+"""A prefix, or a path identifier and a prefix."""
 
 PULL_PREFIXES = 2_000
 """Prefixes that one `pull` encodes at most: some 10 to 40 KB."""
@@ -48,6 +64,8 @@ class Advertisement:
     """`next_hop` empty: our own next hop of the family. Otherwise it goes out unchanged."""
     source_peer: PeerKey | None = None
     """The peer that we have it from, to whom it is not sent back; None: it is our own."""
+    source_path_id: int = 0
+    """Which of that peer's paths."""
 
 
 def reflect(path: Path, *, cluster_id: int) -> PathAttributes:
@@ -72,37 +90,64 @@ class Export:
         local_as: int,
         internal: bool,
         next_hops: Mapping[Family, Address],
+        several: Container[Family] = (),
+        extended_next_hop: bool = False,
+        long_lived: bool = False,
     ) -> None:
+        """`several`: families of which the peer takes several paths a prefix. `long_lived`: it
+        knows what a path is that is stale for long."""
         self.peer = peer
         self.peer_router_id = peer_router_id
         self.local_as = local_as
         self.internal = internal
         self.next_hops = next_hops
         """Our own; a family may be missing."""
+        self.extended_next_hop = extended_next_hop
+        self._several = several
+        self._long_lived = long_lived
+        self._ids = PathIds()
         self._known: dict[PathAttributes, PathAttributes] = {}
 
     def prepare(
-        self, family: Family, routes: Mapping[Nlri, Advertisement]
-    ) -> Generator[None, None, dict[Nlri, PathAttributes]]:
+        self, family: Family, routes: Mapping[Nlri, Offered]
+    ) -> Generator[None, None, dict[Key, PathAttributes]]:
         """What of `routes` the peer gets, with the attributes that it gets; in small steps.
 
         Equal attributes are one object, from one call to the next."""
         made: dict[tuple[int, PeerKey | None], PathAttributes | None] = {}
-        wanted = {}
-        for count, (nlri, advertisement) in enumerate(routes.items()):
-            key = (id(advertisement.attributes), advertisement.source_peer)
-            if key in made:
-                attributes = made[key]
-            else:
-                attributes = made[key] = self._one_object(self._exported(family, advertisement))
-            if attributes is not None:
-                wanted[nlri] = attributes
+        wanted: dict[Key, PathAttributes] = {}
+        several = family in self._several
+        for count, (nlri, offered) in enumerate(routes.items()):
+            for advertisement in offered if isinstance(offered, tuple) else (offered,):
+                key = (id(advertisement.attributes), advertisement.source_peer)
+                if key in made:
+                    attributes = made[key]
+                else:
+                    attributes = made[key] = self._one_object(self._exported(family, advertisement))
+                if attributes is None:
+                    continue
+                if not several:
+                    wanted[nlri] = attributes
+                    break
+                source = (advertisement.source_peer, advertisement.source_path_id)
+                wanted[self._ids.of(source) + nlri] = attributes
             if count % PREPARE_PREFIXES == PREPARE_PREFIXES - 1:
                 yield
         return wanted
 
-    def forget_unused(self, used: Iterable[PathAttributes]) -> None:
+    def forget_unused(self, used: Iterable[PathAttributes], keys: Iterable[Key]) -> None:
         self._known = {a: a for a in used}
+        if self._ids.are_many:
+            self._ids.forget_unused({key[:PATH_ID_OCTETS] for key in keys})
+
+    def own_next_hop(self, family: Family) -> Address:
+        """Empty: there is none."""
+        own = self.next_hops.get(family, b"")
+        return own or (self.next_hops.get(Family.IPV6, b"") if self.extended_next_hop else b"")
+
+    def _may_be_next_hop(self, family: Family, next_hop: Address) -> bool:
+        by_ipv6 = self.extended_next_hop and len(next_hop) == Family.IPV6.octets
+        return len(next_hop) == family.octets or by_ipv6
 
     def _one_object(self, attributes: PathAttributes | None) -> PathAttributes | None:
         return None if attributes is None else self._known.setdefault(attributes, attributes)
@@ -114,8 +159,10 @@ class Export:
             return None
         if attributes.has(NO_ADVERTISE):
             return None
-        next_hop = attributes.next_hop or self.next_hops.get(family, b"")
-        if len(next_hop) != family.octets:
+        if attributes.has(LLGR_STALE) and not self._long_lived:
+            return None  # It would take it for a path like others (RFC 9494 §4.3).
+        next_hop = attributes.next_hop or self.own_next_hop(family)
+        if not self._may_be_next_hop(family, next_hop):
             return None
         if self.internal:
             preference = attributes.local_pref
@@ -163,7 +210,7 @@ class AdjRibOut:
         """`marks_refresh`: both sides speak enhanced route refresh (RFC 7313)."""
         self.export = export
         self._context = context
-        self._tables = {f: _Table(f) for f in families}
+        self._tables = {f: _Table(f, f in context.add_path_send) for f in families}
         self._marks_refresh = marks_refresh
         self._is_released = False
         self._is_complete = False
@@ -230,21 +277,23 @@ class AdjRibOut:
         for family, table in self._tables.items():
             table.want(wanted[family])
         used = (t.used() for t in self._tables.values())
-        self.export.forget_unused(a for attributes in used for a in attributes)
+        keys = (key for t in self._tables.values() if t.several for key in t.told())
+        self.export.forget_unused((a for attributes in used for a in attributes), keys)
         self._is_complete = True
 
 
 class _Table:
     """One family."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, several: bool) -> None:
         self.family = family
-        self.sent: dict[Nlri, PathAttributes | None] = {}
+        self.several = several
+        self.sent: dict[Key, PathAttributes | None] = {}
         """What the peer knows when it has read all that was pulled; None: to be told again."""
         self.end_of_rib_sent = False
-        self._wanted: dict[Nlri, PathAttributes] = {}
-        self._announce: list[tuple[PathAttributes, list[Nlri]]] = []
-        self._withdraw: list[Nlri] = []
+        self._wanted: dict[Key, PathAttributes] = {}
+        self._announce: list[tuple[PathAttributes, list[Key]]] = []
+        self._withdraw: list[Key] = []
         self._mark_begin = False
         self._mark_end = False
 
@@ -253,7 +302,11 @@ class _Table:
         told = {id(a): a for a in self.sent.values() if a is not None}
         yield from (told | {id(a): a for a in self._wanted.values()}).values()
 
-    def want(self, wanted: dict[Nlri, PathAttributes]) -> None:
+    def told(self) -> Iterator[Key]:
+        yield from self.sent
+        yield from self._wanted
+
+    def want(self, wanted: dict[Key, PathAttributes]) -> None:
         self._wanted = wanted
         sent = self.sent
         changed = {n: a for n, a in wanted.items() if sent.get(n) is not a}
@@ -283,14 +336,16 @@ class _Table:
                 self._announce.pop()
             room -= len(block)
             self.sent.update(dict.fromkeys(block, attributes))
-            reaches.append(message.Reach(self.family, tuple(block), attributes))
+            for path_id, part in self._by_path(block):
+                reaches.append(message.Reach(self.family, part, attributes, path_id))
         withdrawals = []
         if room and self._withdraw:
             gone = self._withdraw[-room:]
             del self._withdraw[-room:]
             for nlri in gone:
                 del self.sent[nlri]
-            withdrawals.append(message.Withdrawal(self.family, tuple(gone)))
+            for path_id, part in self._by_path(gone):
+                withdrawals.append(message.Withdrawal(self.family, part, path_id))
         yield from message.encode_updates(reaches, withdrawals, context)
         if self._announce or self._withdraw:
             return
@@ -301,15 +356,23 @@ class _Table:
             self.end_of_rib_sent = True
             yield message.end_of_rib(self.family)
 
+    def _by_path(self, keys: list[Key]) -> Iterable[tuple[int, tuple[Nlri, ...]]]:
+        if not self.several:
+            return ((0, tuple(keys)),)
+        parts: defaultdict[bytes, list[Nlri]] = defaultdict(list)
+        for key in keys:
+            parts[key[:PATH_ID_OCTETS]].append(key[PATH_ID_OCTETS:])
+        return [(int.from_bytes(i, "big"), tuple(nlris)) for i, nlris in parts.items()]
+
 
 def _mark(family: Family, kind: message.RefreshKind) -> message.RouteRefresh:
     return message.RouteRefresh(family, kind)
 
 
 def _by_attributes(
-    routes: Mapping[Nlri, PathAttributes],
-) -> list[tuple[PathAttributes, list[Nlri]]]:
-    groups: dict[int, tuple[PathAttributes, list[Nlri]]] = {}
+    routes: Mapping[Key, PathAttributes],
+) -> list[tuple[PathAttributes, list[Key]]]:
+    groups: dict[int, tuple[PathAttributes, list[Key]]] = {}
     for nlri, attributes in routes.items():
         group = groups.get(id(attributes))
         if group is None:

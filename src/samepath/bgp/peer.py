@@ -1,19 +1,12 @@
 """One neighbour: its connections, its place in the RIB, and what it is told.
 
 Without socket and clock, as the session is. There may be two connections to one neighbour, one that
-we opened and one that it did; here the collision is resolved (RFC 4271 §6.8), and here it is
-decided what becomes of a neighbour's paths when its session ends:
+we opened and one that it did; here the collision is resolved (RFC 4271 §6.8). What becomes of a
+neighbour's paths when its session ends is `samepath.bgp.stale`'s to say; BFD that is down, and with
+it the neighbour's forwarding, ends the session, and all that is remembered of it (RFC 5882 §4.3).
 
-| the session ended by | its paths |
-|---|---|
-| TCP closed or reset, and it announced graceful restart | stay, stale, for its restart time |
-| TCP closed or reset, without graceful restart | go at once |
-| hold timer, NOTIFICATION in either direction, our operator | go at once |
-| BFD down, and with it the neighbour's forwarding (RFC 5882 §4.3) | go at once, also stale ones |
-
-Stale paths end when the neighbour comes back without having kept its forwarding state, with its
-End-of-RIB, or by time. A neighbour that opens a new connection while its session stands has lost
-the old one without our noticing: with graceful restart the new one takes over (RFC 4724 §5).
+A neighbour that opens a new connection while its session stands has lost the old one without our
+noticing: with graceful restart the new one takes over (RFC 4724 §5).
 
 The owner (`samepath.bgp.transport`) calls `next_event` until None and acts upon `ConnectRequested`
 and `CloseRequested` for the session that they name; all else is done here.
@@ -23,13 +16,13 @@ RFC 4271 §6.8, §8.2.1; RFC 4724 §4, §5; RFC 5882 §4.3; RFC 6286 §2.3.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from samepath.bgp.adjout import AdjRibOut, Export, Routes
-from samepath.bgp.capabilities import GracefulRestart
-from samepath.bgp.errors import Cease, Code, PeerError
+from samepath.bgp.capabilities import AddPath, GracefulRestart, LongLived
+from samepath.bgp.errors import Action, Cease, Code, PeerError
 from samepath.bgp.events import (
     Down,
     EndOfRib,
@@ -42,18 +35,17 @@ from samepath.bgp.events import (
     UpdateReceived,
 )
 from samepath.bgp.fsm import State
-from samepath.bgp.message import RefreshKind
+from samepath.bgp.message import MAX_MESSAGE, RefreshKind
 from samepath.bgp.policy import ImportRule, PeerKey
 from samepath.bgp.rib import Counts, Rib
 from samepath.bgp.session import Session, SessionConfig, keeps_own
+from samepath.bgp.stale import Stale
 from samepath.bgp.status import FamilyStatus, PeerStatus
+from samepath.bgp.tally import MessageCounts
 from samepath.model.config import Neighbor
 from samepath.model.net import Address, Family, family_of, parse_address
 
 __all__ = ["FamilyStatus", "Local", "Peer", "PeerStatus"]
-
-STALE_S = 360.0
-"""A neighbour that is back has so long to send its End-of-RIB, before what is stale goes."""
 
 COLLISION_S = 5.0
 """Two connections opened within so long are a collision, not a restart that we did not notice."""
@@ -108,7 +100,9 @@ class Peer:
         self._negotiated: Negotiated | None = None
         self._out: AdjRibOut | None = None
         self._ended: set[Family] = set()
-        self._stale_until: float | None = None
+        self._stale = Stale(rib, address)
+        self._messages = MessageCounts()
+        self._malformed: Counter[Action] = Counter()
         self._local_addresses: dict[Session, Address] = {}
         self._connected_at: dict[Session, float] = {}
         self._others: list[Session] = []
@@ -167,18 +161,24 @@ class Peer:
         session.connected(now)
 
     def _new_session(self, *, passive: bool) -> Session:
-        return Session(self._session_config(passive=passive), jitter=self._jitter)
+        config = self._session_config(passive=passive)
+        return Session(config, jitter=self._jitter, messages=self._messages)
 
     def _session_config(self, *, passive: bool) -> SessionConfig:
         neighbor = self.neighbor
         families = neighbor.address_families
-        restart = None
+        preserved = self._forwarding_preserved
+        restart, long_lived = None, []
         if neighbor.graceful_restart_s:
             restart = GracefulRestart(
                 restart_state=self._restarting,
+                notification=neighbor.graceful_restart_notification,
                 restart_time_s=neighbor.graceful_restart_s,
-                families=tuple((f, self._forwarding_preserved) for f in families),
+                families=tuple((f, preserved) for f in families),
             )
+        if neighbor.long_lived_stale_s:
+            long_lived = [LongLived(f, preserved, neighbor.long_lived_stale_s) for f in families]
+        several = frozenset(families)
         return SessionConfig(
             local_as=self._local.asn,
             router_id=self._local.router_id,
@@ -188,20 +188,24 @@ class Peer:
             connect_retry_s=neighbor.connect_retry_s,
             passive=passive,
             graceful_restart=restart,
+            long_lived=tuple(long_lived),
+            add_path=AddPath(
+                receive=several if neighbor.add_path in ("receive", "both") else frozenset(),
+                send=several if neighbor.add_path in ("send", "both") else frozenset(),
+            ),
+            extended_next_hop=neighbor.extended_next_hop,
         )
 
     # Time.
 
     def next_timer(self) -> float | None:
         timers = [s.next_timer() for s in self.sessions]
-        return min((t for t in (*timers, self._stale_until) if t is not None), default=None)
+        return min((t for t in (*timers, self._stale.until) if t is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         for session in self.sessions:
             session.handle_timer(now)
-        if self._stale_until is not None and self._stale_until <= now:
-            self._stale_until = None
-            self._rib.drop_stale(self.address)
+        self._stale.handle_timer(now)
         self._note_state(now)
 
     # Events.
@@ -225,16 +229,21 @@ class Peer:
         match event:
             case UpdateReceived(update):
                 for withdrawal in update.withdrawals:
-                    self._rib.withdraw(self.address, withdrawal.family, withdrawal.nlris)
+                    self._rib.withdraw(
+                        self.address, withdrawal.family, withdrawal.nlris, withdrawal.path_id
+                    )
                 for reach in update.reaches:
-                    self._rib.announce(self.address, reach.family, reach.nlris, reach.attributes)
+                    self._rib.announce(
+                        self.address, reach.family, reach.nlris, reach.attributes, reach.path_id
+                    )
                 if update.problems:
                     self.last_error = f"UPDATE: {update.problems[0]}"
+                    self._malformed.update(p.action for p in update.problems)
                 return  # The state is the same.
             case EndOfRib(family):
                 self._ended.add(family)
                 self._rib.end_of_rib(self.address, family)
-                self._settle()
+                self._stale.settle()
             case RefreshRequested(family, kind):
                 self._refresh(family, kind, now)
             case OpenReceived():
@@ -248,17 +257,12 @@ class Peer:
     def _refresh(self, family: Family, kind: RefreshKind, now: float) -> None:
         if kind is RefreshKind.BEGIN:
             self._rib.begin_refresh(self.address, family)
-            self._stale_until = now + STALE_S
+            self._stale.refreshing(family, self.neighbor, now)
         elif kind is RefreshKind.END:
             self._rib.end_of_rib(self.address, family)
-            self._settle()
+            self._stale.settle()
         elif self._out is not None:
             self._out.refresh(family)
-
-    def _settle(self) -> None:
-        """No more waiting when nothing is stale."""
-        if not any(self._rib.counts(self.address, f).stale for f in Family):
-            self._stale_until = None
 
     def _resolve_collision(self, session: Session, now: float) -> None:
         """`session` has shown its OPEN: so we know who it is, on all connections (RFC 4271 §6.8).
@@ -300,21 +304,17 @@ class Peer:
         return restarts and now - self._since > COLLISION_S
 
     def _established(self, session: Session, negotiated: Negotiated, now: float) -> None:
-        restart = negotiated.graceful_restart
-        kept = {f for f, forwards in restart.families if forwards} if restart else set()
         self._rib.peer_up(
             self.address,
             external=not negotiated.context.internal,
             router_id=negotiated.open.router_id,
             rule=self.rule,
-            keep=kept & set(negotiated.families),
+            keep=self._stale.kept_by(negotiated),
             asn=negotiated.open.asn,
         )
         self._up, self._negotiated, self._ended = session, negotiated, set()
         self._forwarding_preserved = True  # From now on we forward; only a new process asks anew.
-        if self._stale_until is not None:
-            self._stale_until = now + STALE_S
-            self._settle()
+        self._stale.returned(self.neighbor, now)
         self._out = self._new_adj_rib_out(session, negotiated)
         self._routes_are_new = self._routes is not None
         for other in self.sessions:
@@ -328,6 +328,9 @@ class Peer:
             local_as=self._local.asn,
             internal=negotiated.context.internal,
             next_hops=self._next_hops(session),
+            several=negotiated.context.add_path_send,
+            extended_next_hop=negotiated.context.extended_next_hop,
+            long_lived=bool(negotiated.long_lived),
         )
         out = AdjRibOut(
             export,
@@ -342,8 +345,8 @@ class Peer:
     @property
     def families_without_next_hop(self) -> tuple[Family, ...]:
         """Of which no route with our own next hop can be advertised."""
-        known = self._next_hops(self._up) if self._up else {}
-        return tuple(f for f in self._families if f not in known)
+        out = self._out
+        return tuple(f for f in self._families if out is None or not out.export.own_next_hop(f))
 
     def _next_hops(self, session: Session) -> dict[Family, Address]:
         local = self._local_addresses.get(session)
@@ -357,7 +360,8 @@ class Peer:
         if down.reason is not Reason.COLLISION:
             self.last_error = down.text or down.reason.value
         if session is self._up:
-            self._paths_after(down, now)
+            assert self._negotiated is not None
+            self._stale.lost(down, self._negotiated, self.neighbor, now)
             self.flaps += 1
             self._up = self._negotiated = self._out = None
             self._ended = set()
@@ -368,18 +372,6 @@ class Peer:
         if self.outgoing is not None and self._up is None and not self._is_stopped:
             self.outgoing.start_later(now)
 
-    def _paths_after(self, down: Down, now: float) -> None:
-        """RFC 4724 §4.2: what becomes of the paths."""
-        assert self._negotiated is not None
-        restart = self._negotiated.graceful_restart
-        keep: set[Family] = set()
-        if down.reason is Reason.TCP_CLOSED and restart is not None and restart.restart_time_s:
-            keep = {f for f, _ in restart.families} & set(self._negotiated.families)
-        self._rib.peer_down(self.address, keep)
-        self._stale_until = None
-        if restart is not None and any(self._rib.counts(self.address, f).stale for f in keep):
-            self._stale_until = now + restart.restart_time_s
-
     def path_lost(self, why: str, *, forwarding: bool, now: float) -> None:
         """BFD reaches the neighbour no more (RFC 5882 §3.2). `forwarding`: it does not forward
         either, so what it is remembered for goes as well (§4.3); else its session ends as if TCP
@@ -389,10 +381,9 @@ class Peer:
             self._up.drop(now, error, Reason.BFD_DOWN)
         elif self._up is not None:
             self._up.lost(f"BFD is down: {why}")
-        elif forwarding and self._stale_until is not None:
+        elif forwarding and self._stale.until is not None:
             self.last_error = f"BFD is down: {why}"
-            self._stale_until = None
-            self._rib.drop_stale(self.address)
+            self._stale.drop()
 
     # Routes.
 
@@ -469,7 +460,7 @@ class Peer:
     @property
     def idle_since(self) -> float | None:
         """Since when nothing of it is there, neither connection nor path; None: something is."""
-        return None if self.sessions or self._stale_until is not None else self._since
+        return None if self.sessions or self._stale.until is not None else self._since
 
     def _note_state(self, now: float) -> None:
         if self.state is not self._state:
@@ -481,16 +472,20 @@ class Peer:
         return PeerStatus(
             neighbor=self.neighbor.name,
             address=self.address,
-            remote_as=self.neighbor.remote_as,
+            remote_as=negotiated.open.asn if negotiated else self.neighbor.remote_as,
             router_id=negotiated.open.router_id if negotiated else None,
             state=self.state,
             since_s=self._since,
             families={f: self._family_status(f) for f in self._families},
             hold_time_s=negotiated.hold_time_s if negotiated else None,
             restarting=restart.restart_state if restart else False,
-            stale_until_s=self._stale_until,
+            stale_until_s=self._stale.until,
             last_error=self.last_error,
             flaps=self.flaps,
+            messages_received=self._messages.received,
+            messages_sent=self._messages.sent,
+            malformed={a.value: n for a, n in self._malformed.items()},
+            agreed=_agreed(negotiated) if negotiated else (),
             local_address=self._local_addresses.get(self._up) if self._up else None,
         )
 
@@ -505,3 +500,19 @@ class Peer:
             end_of_rib_received=family in self._ended,
             end_of_rib_sent=out.end_of_rib_sent(family) if out else False,
         )
+
+
+def _agreed(negotiated: Negotiated) -> tuple[str, ...]:
+    """In words, beyond what everybody does."""
+    context, restart = negotiated.context, negotiated.graceful_restart
+    several = {"receive": context.add_path_receive, "send": context.add_path_send}
+    found = {
+        "graceful restart": restart is not None,
+        "graceful restart after NOTIFICATION": restart is not None and restart.notification,
+        "long-lived graceful restart": bool(negotiated.long_lived),
+        **{f"add-path {way}": bool(families) for way, families in several.items()},
+        "extended next hop": context.extended_next_hop,
+        "extended message": context.max_message > MAX_MESSAGE,
+        "enhanced route refresh": negotiated.enhanced_route_refresh,
+    }
+    return tuple(what for what, is_so in found.items() if is_so)

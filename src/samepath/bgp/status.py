@@ -45,6 +45,13 @@ class PeerStatus:
     last_error: str
     flaps: int
     """Established sessions lost."""
+    messages_received: Mapping[str, int] = field(default_factory=dict)
+    messages_sent: Mapping[str, int] = field(default_factory=dict)
+    """By type, since it is configured."""
+    malformed: Mapping[str, int] = field(default_factory=dict)
+    """Faults of UPDATEs that did not cost the session, by what was done about them (RFC 7606)."""
+    agreed: tuple[str, ...] = ()
+    """What both sides can do, beyond what everybody does."""
     refused_for: Mapping[Reason, int] = field(default_factory=dict)
     """Prefixes refused since the session came up, by reason."""
     protection: tuple[str, ...] = ()
