@@ -96,8 +96,8 @@ def peers(out: Console, known: Sequence[dict[str, Any]]) -> None:
 def _bfd(session: dict[str, Any] | None) -> str:
     if session is None:
         return "-"
-    colour = "green" if session["state"] == "Up" else "yellow"
-    return f"[{colour}]{session['state']}[/]"
+    colours = {"Up": "green", "Idle": "dim"}
+    return f"[{colours.get(session['state'], 'yellow')}]{session['state']}[/]"
 
 
 def bfd(out: Console, answer: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def bfd(out: Console, answer: dict[str, Any]) -> None:
         return
     for peer in answer["peers"]:
         session = peer["bfd"]
-        if session and (session["state"] != "Up" or session.get("error")):
+        if session and (session["state"] not in ("Up", "Idle") or session.get("error")):
             why = session.get("error") or session["why"] or "not heard as yet"
             out.print(f"  {peer['address']}: BFD {session['state']}: {escape(why)}")
     for error in known["errors"]:

@@ -31,6 +31,7 @@ class Liveness:
         self._seen = -1
         self._has_stale = False
         self._neighbors: dict[str, Neighbor] = {}
+        self._wanted: frozenset[str] = frozenset()
         self._locals: dict[Address, str] = {}
         """Our addresses towards neighbours of ranges."""
         # Of a container with us as its first process nothing is left when we end.
@@ -61,6 +62,7 @@ class Liveness:
             else:
                 self._locals.pop(peer.address, None)
         linger_s = max((n.graceful_restart_s for n in self._neighbors.values()), default=0)
+        self._wanted = frozenset(wanted)
         self.process.want(wanted, linger_s)
 
     async def run(self) -> None:
@@ -74,9 +76,12 @@ class Liveness:
         """For `samepath status`; None: the neighbour is not to be watched."""
         if peer.neighbor not in self._neighbors:
             return None
-        known = self.process.sessions.get(address_text(peer.address))
+        name = address_text(peer.address)
+        known = self.process.sessions.get(name)
+        if name not in self._wanted:
+            return {"state": "Idle", "why": "watched while its BGP session stands"}
         if known is None:
-            return {"state": "Unknown", "why": "no session"}
+            return {"state": "Unknown", "why": "the BFD process has not said yet"}
         return {
             "state": known.state.title().replace("_", ""),
             "since_s": round(max(0.0, time.monotonic() - known.since), 1),
