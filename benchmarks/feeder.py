@@ -1,10 +1,11 @@
 """The feeder: many BGP peers in one light process, to load a router.
 
-Run in a namespace of its own as `python -m benchmarks.feeder PEERS PREFIXES SETS`; `Feed` starts it
-and talks to it. It opens one session from each peer's address, tells `established` when all are up,
-waits for `go`, and then writes everything at once, as fast as the router reads: UPDATEs of 800
-prefixes, encoded beforehand, and End-of-RIB. Sessions are kept alive, and opened again when the
-router ends them: then everything is sent anew.
+Run in a namespace of its own as `python -m benchmarks.feeder`, with the numbers of a `Load`; `Feed`
+starts it and talks to it. It opens one session from each peer's address, tells `established` when
+all are up, waits for `go`, and then writes everything at once, as fast as the router reads: UPDATEs
+of 800 prefixes, encoded beforehand, and End-of-RIB. Sessions are kept alive, and opened again when
+the router ends them: then everything is sent anew. Told to `drop`, it closes some of them without a
+word, all at once, and opens them when told to `rise`.
 
 The octets are made here with `struct`, not by the codec under test. What the router sends is cut
 into messages and otherwise ignored, but for NOTIFICATION, whose codes are reported.
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from benchmarks.load import PEER_AS, ROUTER, Load
@@ -33,7 +35,6 @@ from samepath.model.net import Address, address_text
 
 PER_UPDATE = 800
 PORT = 179
-HOLD_S = 240
 RETRY_S = 0.2
 MARKER = b"\xff" * 16
 OPEN, UPDATE, NOTIFICATION, KEEPALIVE = 1, 2, 3, 4
@@ -98,7 +99,9 @@ class State(enum.Enum):
 class Session:
     """One peer: what it will say, and how far its connection is."""
 
-    def __init__(self, address: Address, router: tuple[str, int], asn: int, octets: bytes) -> None:
+    def __init__(
+        self, address: Address, router: tuple[str, int], asn: int, octets: bytes, hold_s: int = 240
+    ) -> None:
         self.source = address_text(address)
         self.address = address
         self.router = router
@@ -110,7 +113,8 @@ class Session:
         self.outbox = memoryview(b"")
         self.due = 0.0
         """When to connect again, or to send a keepalive."""
-        self.keepalive_s = HOLD_S / 3
+        self.hold_s = hold_s
+        self.keepalive_s = hold_s / 3
         self.why = ""
 
     def connect(self) -> socket.socket:
@@ -121,7 +125,7 @@ class Session:
         with contextlib.suppress(BlockingIOError):
             sock.connect(self.router)
         self.socket, self.state, self.inbox, self.why = sock, State.CONNECTING, b"", ""
-        self.outbox = memoryview(open_message(self.asn, HOLD_S, self.address))
+        self.outbox = memoryview(open_message(self.asn, self.hold_s, self.address))
         return sock
 
     def say(self, octets: bytes) -> None:
@@ -133,7 +137,7 @@ class Session:
         became = False
         for kind, body in found:
             if kind == OPEN:
-                hold_s = min(HOLD_S, int.from_bytes(body[3:5], "big"))
+                hold_s = min(self.hold_s, int.from_bytes(body[3:5], "big"))
                 self.keepalive_s = hold_s / 3 if hold_s else 1e9
                 self.say(message(KEEPALIVE))
                 self.state = State.OPEN_CONFIRM
@@ -165,6 +169,21 @@ class Feeder:
             if session.state is State.ESTABLISHED:
                 session.say(session.octets)
                 self._write(session)
+
+    def drop(self, count: int) -> None:
+        """The first `count` sessions end, and stay closed."""
+        self.tell(dropped=time.monotonic())
+        for session in self.sessions[:count]:
+            if session.state is not State.CLOSED:
+                self._close(session, "dropped")
+            session.due = float("inf")
+
+    def rise(self) -> None:
+        """What was dropped is opened again."""
+        self.tell(risen=time.monotonic())
+        for session in self.sessions:
+            if session.due == float("inf"):
+                session.due = 0.0
 
     def turn(self, wait_s: float) -> None:
         """Serve what is ready, and what is due."""
@@ -213,7 +232,7 @@ class Feeder:
             self.unwritten.add(session)
         if not self.told_established and all(s.state is State.ESTABLISHED for s in self.sessions):
             self.told_established = True
-            self.tell(established=len(self.sessions))
+            self.tell(established=time.monotonic())
 
     def _write(self, session: Session) -> None:
         assert session.socket is not None
@@ -241,8 +260,8 @@ class Feeder:
 def make_sessions(load: Load, router: tuple[str, int] = (ROUTER, PORT)) -> list[Session]:
     announced = load.announced()
     return [
-        Session(load.peer(i), router, PEER_AS, updates(PEER_AS, load.peer(i), announced[i]))
-        for i in range(load.peers)
+        Session(peer, router, PEER_AS, updates(PEER_AS, peer, prefixes), load.hold_s)
+        for peer, prefixes in zip(map(load.peer, range(load.peers)), announced, strict=True)
     ]
 
 
@@ -259,8 +278,13 @@ def serve(load: Load) -> None:
         nonlocal is_over
         line = os.read(sys.stdin.fileno(), 64)
         is_over = not line
-        if line.strip() == b"go":
-            feeder.go()
+        match line.split():
+            case [b"go"]:
+                feeder.go()
+            case [b"drop", count]:
+                feeder.drop(int(count))
+            case [b"rise"]:
+                feeder.rise()
 
     feeder.selector.register(sys.stdin, selectors.EVENT_READ, command)
     while not is_over:
@@ -279,25 +303,37 @@ class Feed:
 
     def __init__(self, host: Namespace, load: Load, folder: str) -> None:
         words = [sys.executable, "-m", "benchmarks.feeder"]
-        numbers = [str(n) for n in (load.peers, load.prefixes, load.sets)]
+        numbers = [str(n) for n in astuple(load)]
         self.process: subprocess.Popen[bytes] = host.popen(
             *words, *numbers, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder
         )
         self.lost: list[tuple[str, str]] = []
-        """(peer, why) of sessions that ended, since `go`."""
+        """(peer, why) of sessions that ended, since the last command."""
         self._rest = b""
 
-    def established(self, limit_s: float) -> None:
-        self._await("established", limit_s)
+    def established(self, limit_s: float) -> float:
+        """Waits until all sessions are; when the last one was."""
+        return float(self._await("established", limit_s))
 
     def go(self) -> float:
         """Send everything now; the moment (CLOCK_MONOTONIC) at which that began."""
+        return self._tell(b"go", "sent")
+
+    def drop(self, count: int) -> float:
+        """Close so many sessions at once, without a word; the moment."""
+        return self._tell(b"drop %d" % count, "dropped")
+
+    def rise(self) -> float:
+        """Open them again; the moment."""
+        return self._tell(b"rise", "risen")
+
+    def _tell(self, command: bytes, answer: str) -> float:
         assert self.process.stdin is not None
         self.poll()
         self.lost.clear()
-        self.process.stdin.write(b"go\n")
+        self.process.stdin.write(command + b"\n")
         self.process.stdin.flush()
-        return float(self._await("sent", 10))
+        return float(self._await(answer, 10))
 
     def written(self, limit_s: float) -> float:
         """When the last octet was handed to the kernel."""

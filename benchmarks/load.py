@@ -30,16 +30,23 @@ class Load:
     peers: int
     prefixes: int
     sets: int = 1
+    first_peer: int = 0
+    first_prefix: int = 0
+    """Where peers and prefixes begin: so that two loads have none in common."""
+    hold_s: int = 240
+    """What the peers say in their OPEN; keepalives go every third of it."""
+    limit: int = 0
+    """Prefixes that a router takes of one peer; 0: as many as there are."""
 
     def peer(self, index: int) -> Address:
-        return (_FIRST_PEER + index).to_bytes(4, "big")
+        return (_FIRST_PEER + self.first_peer + index).to_bytes(4, "big")
 
     def peer_texts(self) -> list[str]:
         return [address_text(self.peer(i)) for i in range(self.peers)]
 
     def prefix(self, index: int) -> Address:
         """The address of the /32."""
-        return (_FIRST_PREFIX + index).to_bytes(4, "big")
+        return (_FIRST_PREFIX + self.first_prefix + index).to_bytes(4, "big")
 
     def members(self, set_: int) -> tuple[int, ...]:
         """The peers that announce the prefixes of a set, in ascending order."""

@@ -21,6 +21,8 @@ from benchmarks.stage import Stage, cpu_s, peak_mb, samepath, wait
 
 HASH_SEED = 0x5A3E9A11
 FRR = "/usr/lib/frr"
+MERGED = 255
+"""Most next hops of a route in BIRD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,18 @@ class Router:
 Start = Callable[[Stage, Load], Router]
 
 
-def start_samepath(stage: Stage, load: Load) -> Router:
-    config = stage.file("gateway.yaml", gateway_config(stage, load))
+def start_samepath(stage: Stage, load: Load, **more: object) -> Router:
+    """`more`: settings that are not the defaults."""
+    config = stage.file("gateway.yaml", gateway_config(stage, load, **more))
     daemon = stage.start("router", "gateway", *samepath("gateway", "--config", config))
     return Router("Samepath", {"gateway": daemon})
 
 
-def gateway_config(stage: Stage, load: Load) -> str:
+def gateway_config(stage: Stage, load: Load, **more: object) -> str:
     nodes = {
         "range": NETWORK,
         "remote_as": PEER_AS,
-        "import": {"services": [PREFIXES], "max_prefixes": load.prefixes + 1},
+        "import": {"services": [PREFIXES], "max_prefixes": load.limit or load.prefixes + 1},
     }
     document = {
         "router_id": ROUTER,
@@ -68,6 +71,7 @@ def gateway_config(stage: Stage, load: Load) -> str:
         "run_dir": str(stage.folder / "run"),
         "hash_seed": HASH_SEED,
         "expected_peers": load.peers,
+        **more,
     }
     return str(yaml.safe_dump(document, sort_keys=False))
 
@@ -96,6 +100,7 @@ def start_frr(stage: Stage, load: Load) -> Router:
 
 
 def bgpd_config(load: Load) -> str:
+    limit = f"neighbor PEERS maximum-prefix {load.limit}" if load.limit else ""
     return f"""\
 hostname benchmark
 router bgp {ROUTER_AS}
@@ -110,6 +115,7 @@ router bgp {ROUTER_AS}
  address-family ipv4 unicast
   neighbor PEERS activate
   neighbor PEERS route-map NONE out
+  {limit}
   maximum-paths 64
  exit-address-family
 route-map NONE deny 10
@@ -127,7 +133,8 @@ def start_bird(stage: Stage, load: Load) -> Router:
 
 
 def bird_config(load: Load) -> str:
-    merge = f"merge paths on limit {load.peers};" if load.peers > 1 else ""
+    merge = f"merge paths on limit {min(load.peers, MERGED)};" if load.peers > 1 else ""
+    limit = f"import limit {load.limit} action block;" if load.limit else ""
     return f"""\
 log stderr {{ warning, error, fatal, bug }};
 router id {ROUTER};
@@ -141,7 +148,7 @@ protocol bgp peers {{
   neighbor range {NETWORK} as {PEER_AS};
   dynamic name "peer";
   direct;
-  ipv4 {{ import all; export none; }};
+  ipv4 {{ import all; export none; {limit} }};
 }}
 """
 

@@ -97,8 +97,8 @@ class Stage:
         veth(router, "eth0", feeder, "eth0")
         length = NETWORK.partition("/")[2]
         router.ip("addr", "add", f"{ROUTER}/{length}", "dev", "eth0")
-        for address in load.peer_texts():
-            feeder.ip("addr", "add", f"{address}/{length}", "dev", "eth0")
+        add = [f"addr add {address}/{length} dev eth0\n" for address in load.peer_texts()]
+        feeder.ip("-batch", self.file("addresses", "".join(add)))
 
     def feed(self, load: Load) -> Feed:
         feed = Feed(self.host("feeder"), load, ROOT)

@@ -182,3 +182,27 @@ def test_keepalives_follow_the_agreed_hold_time(router: Router) -> None:
     both.until(lambda: len(router.heard[session.source]) > before)
     assert router.heard[session.source].endswith(message(4))
     assert session.due > time.monotonic() + 25
+
+
+def test_what_is_dropped_stays_away_until_it_rises(router: Router) -> None:
+    both = feeding(router, peers=3, prefixes=10)
+    both.until(lambda: both.was_told("established"))
+    both.feeder.go()
+    first, second, third = both.feeder.sessions
+    both.until(lambda: all(router.heard[s.source].endswith(s.octets) for s in both.feeder.sessions))
+    both.feeder.drop(2)
+    for session in (first, second):
+        router.connections.pop(session.source).close()
+        both.until(lambda s=session: (s.state, s.due) == (State.CLOSED, float("inf")))  # type: ignore[misc]
+    both.told.clear()
+    for _ in range(50):
+        both.feeder.turn(0.01)
+    assert [s.state for s in (first, second, third)] == [
+        State.CLOSED,
+        State.CLOSED,
+        State.ESTABLISHED,
+    ]
+    both.feeder.rise()
+    both.until(lambda: both.was_told("established"))
+    for session in (first, second):
+        both.until(lambda s=session: router.heard[s.source].endswith(s.octets))  # type: ignore[misc]
