@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samepath.bgp.adjout import Routes
+from samepath.bgp.adjout import Advertisement, Routes
 from samepath.bgp.attributes import (
     GRACEFUL_SHUTDOWN,
+    LLGR_STALE,
+    NO_ADVERTISE,
+    NO_EXPORT,
     Origin,
     PathAttributes,
     link_bandwidth_community,
@@ -18,7 +23,7 @@ from samepath.bgp.rib import PathSet
 from samepath.hashing.table import Member
 from samepath.model.config import Import, Neighbor
 from samepath.model.net import Address, Family, Nlri, parse_address, parse_prefix
-from samepath.plan.gateway import Hop, wanted
+from samepath.plan.gateway import Hop, service_onward, wanted
 from samepath.plan.onward import DEFAULT_NLRI, Offers, Snapshot
 from samepath.plan.sync import Why, decide
 
@@ -185,3 +190,42 @@ def test_in_sync(
     )  # fmt: skip
     assert sync.why is why
     assert sync.in_sync == (why in (Why.ALL_HEARD, Why.ENOUGH_HEARD, Why.DEFERRAL_OVER))
+
+
+def test_all_equal_paths_of_a_block_go_to_who_takes_several() -> None:
+    two = PathSet((path(A, kind="pods"), path(B, kind="pods")))
+    shown = replace(snapshot(), paths=lambda family, nlri: two)
+    one = advertisements(neighbor("pods", add_path="receive"), shown)[Family.IPV4][BLOCK]
+    both = advertisements(neighbor("pods", add_path="send"), shown)[Family.IPV4][BLOCK]
+    assert isinstance(one, Advertisement)
+    assert isinstance(both, tuple)
+    assert both[0] == one
+    assert [a.attributes.next_hop for a in both] == [A, B]
+    assert [a.source_peer for a in both] == [A, B]
+
+
+def said(*communities: int) -> Path:
+    return replace(path(A), attributes=PathAttributes(A, communities=communities))
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "told"),
+    [
+        ((NO_EXPORT,), (NO_EXPORT,), (NO_EXPORT,)),
+        ((NO_EXPORT,), (), ()),
+        ((NO_ADVERTISE, GRACEFUL_SHUTDOWN), (NO_ADVERTISE,), (NO_ADVERTISE,)),
+        ((GRACEFUL_SHUTDOWN, LLGR_STALE, 5), (GRACEFUL_SHUTDOWN, LLGR_STALE, 5), ()),
+    ],
+)
+def test_a_service_stays_in_if_all_its_nodes_say_so(
+    of_a: tuple[int, ...], of_b: tuple[int, ...], told: tuple[int, ...]
+) -> None:
+    assert service_onward([said(*of_a), said(*of_b)]).communities == told
+
+
+def test_a_reflected_block_keeps_what_says_who_may_have_it() -> None:
+    held = PathSet((said(NO_EXPORT, LLGR_STALE, GRACEFUL_SHUTDOWN, 5),))
+    shown = replace(snapshot(), paths=lambda family, nlri: held)
+    told = advertisements(neighbor("pods"), shown)[Family.IPV4][BLOCK]
+    assert isinstance(told, Advertisement)
+    assert told.attributes.communities == (LLGR_STALE, NO_EXPORT)

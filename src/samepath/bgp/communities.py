@@ -19,6 +19,11 @@ NO_EXPORT = 0xFFFFFF01
 NO_ADVERTISE = 0xFFFFFF02
 NO_EXPORT_SUBCONFED = 0xFFFFFF03
 
+SCOPE = frozenset((NO_EXPORT, NO_ADVERTISE, NO_EXPORT_SUBCONFED))
+"""Who may have a path."""
+LIFE = frozenset((LLGR_STALE, NO_LLGR))
+"""Passed on with a path by everybody. RFC 9494 §4."""
+
 AS_TRANS = 23456
 """Stands for an AS number that does not fit into two octets. RFC 6793 §9."""
 

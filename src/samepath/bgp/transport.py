@@ -29,7 +29,7 @@ from dataclasses import replace
 
 from samepath.bgp.adjout import Advertisement, Routes
 from samepath.bgp.admission import Admission, TurnedAway
-from samepath.bgp.errors import Cease, Code, PeerError
+from samepath.bgp.errors import Cease, Code, PeerError, shutdown
 from samepath.bgp.events import (
     CloseRequested,
     ConnectRequested,
@@ -155,9 +155,10 @@ class Speaker:
             log.warning("%s", text)
         self._loop.call_later(PASSWORDS_LOOK_S, self._look_at_passwords)
 
-    async def stop(self, notify: bool = True) -> None:
+    async def stop(self, notify: bool = True, text: str = "") -> None:
         """`notify` False: connections are closed without NOTIFICATION, so that neighbours keep our
-        paths for the restart time; for a process that another will follow."""
+        paths for the restart time; for a process that another will follow. `text`: our reason, for
+        the operators of the other side (RFC 9003)."""
         self._is_running = False
         self._listeners.close()
         for task in (*self._attempts.values(), *self._accepting):
@@ -167,7 +168,7 @@ class Speaker:
         if notify:
             now = self._loop.time()
             for peer in self._peers.values():
-                peer.stop(now)
+                peer.stop(now, shutdown(text))
                 self._drain(peer)
         else:
             for link in self._open_links:

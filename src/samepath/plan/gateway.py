@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, Origin, PathAttributes
+from samepath.bgp.communities import SCOPE
 from samepath.bgp.rib import Path
 from samepath.hashing.table import Member
 from samepath.model.config import Kind
@@ -116,6 +117,11 @@ def _whole(weights: dict[Address, float | None]) -> dict[Address, int]:
 def service_onward(best: Sequence[Path]) -> PathAttributes:
     """A service as we advertise it upstream: reached through us; weights and draining stay here."""
     first = min(best, key=lambda path: path.attributes.as_path.length)
+    # One node that lets the service out is enough, since every node serves it (RFC 1997).
+    kept_in = SCOPE.intersection(*(path.attributes.communities for path in best))
     return PathAttributes(
-        origin=Origin.IGP, as_path=first.attributes.as_path, next_hop=b"", communities=()
+        origin=Origin.IGP,
+        as_path=first.attributes.as_path,
+        next_hop=b"",
+        communities=tuple(kept_in),
     )

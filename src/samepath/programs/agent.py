@@ -147,7 +147,8 @@ class Agent:
             if self.pods is not None:
                 await self.pods.stop()
             await self.liveness.close(goodbye=stopping.goodbye)
-            await self.speaker.stop(notify=stopping.goodbye)
+            text = f"samepath agent {self.config.node}: stopped"
+            await self.speaker.stop(notify=stopping.goodbye, text=text)
 
     def _make_pods(self) -> list[asyncio.Task[None]]:
         """What gives pods their network, if that is ours to do."""

@@ -177,7 +177,7 @@ class Gateway:
             monitor.close()
             server.close()
             await self.liveness.close(goodbye=stopping.goodbye)
-            await self.speaker.stop(notify=stopping.goodbye)
+            await self.speaker.stop(notify=stopping.goodbye, text="samepath gateway: stopped")
 
     def _on_news(self, monitor: Monitor) -> None:
         kinds = monitor.drain()

@@ -47,4 +47,8 @@ def _peer(peer: PeerStatus, now: float) -> dict[str, Any]:
         else round(max(0.0, peer.stale_until_s - now), 1),
         "last_error": peer.last_error,
         "flaps": peer.flaps,
+        "agreed": list(peer.agreed),
+        "messages_received": dict(peer.messages_received),
+        "messages_sent": dict(peer.messages_sent),
+        "malformed": dict(peer.malformed),
     }
