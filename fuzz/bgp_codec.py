@@ -266,9 +266,6 @@ def open_(data: bytes) -> None:
     assert 0 < result.asn < 1 << 32
     assert result.hold_time_s == 0 or result.hold_time_s >= 3
     check_message(result, _ANY)
-    fqdn = result.capabilities.fqdn
-    if fqdn is not None:
-        assert (fqdn.hostname + fqdn.domain).isprintable(), fqdn
 
 
 # -- Prefixes

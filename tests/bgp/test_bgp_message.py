@@ -154,6 +154,8 @@ def test_notification_text() -> None:
     reason = m.Notification(6, 2, shutdown_data("back in a minute"))
     assert reason.text == "Cease: administrative shutdown (back in a minute)"
     assert m.Notification(6, 2).text == "Cease: administrative shutdown"
+    fake = m.Notification(6, 2, shutdown_data("é\n\x1b[2J\u202e"))
+    assert fake.text == "Cease: administrative shutdown (é\ufffd\ufffd[2J\ufffd)"
     assert m.Notification(3, 5, b"\3abc").text == "Update message: attribute length error"
 
 

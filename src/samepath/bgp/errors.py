@@ -201,3 +201,8 @@ def shutdown_text(data: bytes) -> str:
     if not data or len(data) < 1 + data[0]:
         return ""
     return data[1 : 1 + data[0]].decode("utf-8", "replace")
+
+
+def printable(text: str) -> str:
+    """A text of others as logs and terminals can bear it."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -37,6 +37,7 @@ from samepath.bgp.errors import (
     Problem,
     RouteRefreshError,
     code_text,
+    printable,
     shutdown_text,
 )
 from samepath.bgp.update import (
@@ -123,7 +124,7 @@ class Notification:
             inner = Notification(self.data[0], self.data[1], self.data[2:])
             return f"{text} ({inner.text})" if not inner.is_hard_reset else text
         if self.code == Code.CEASE and self.subcode in _WITH_REASON:
-            reason = shutdown_text(self.data)
+            reason = printable(shutdown_text(self.data))
             if reason:
                 return f"{text} ({reason})"
         return text
