@@ -303,6 +303,15 @@ class GoBgp(Daemon):
     program = "/usr/bin/gobgpd"
 
     def start(self, *, restarted: bool = False) -> None:
+        config = self.write("gobgpd.toml", self._config())
+        flags = ("-r",) if restarted else ()
+        self.spawn(self.program, "-f", str(config), "--api-hosts", "127.0.0.1:50051",
+                   "--pprof-disable", *flags)  # fmt: skip
+        wait(lambda: "65" in self._gobgp("global"), "gobgpd")
+        for prefix in OFFERED:
+            self.announce(prefix)
+
+    def _config(self) -> str:
         terms = self.terms
         families = "".join(
             f"""
@@ -314,9 +323,7 @@ class GoBgp(Daemon):
 """
             for family in ("ipv4", "ipv6")
         )
-        config = self.write(
-            "gobgpd.toml",
-            f"""
+        return f"""
 [global.config]
   as = {terms.their_as}
   router-id = "{THEIRS}"
@@ -333,14 +340,7 @@ class GoBgp(Daemon):
     enabled = true
     restart-time = 20
 {families}
-""",
-        )
-        flags = ("-r",) if restarted else ()
-        self.spawn(self.program, "-f", str(config), "--api-hosts", "127.0.0.1:50051",
-                   "--pprof-disable", *flags)  # fmt: skip
-        wait(lambda: "65" in self._gobgp("global"), "gobgpd")
-        for prefix in OFFERED:
-            self.announce(prefix)
+"""
 
     def _gobgp(self, *words: str) -> str:
         return self.ask("gobgp", *words)
@@ -391,16 +391,28 @@ class ExaBgp(Daemon):
     program = "/usr/sbin/exabgp"
 
     def start(self, *, restarted: bool = False) -> None:
-        terms = self.terms
         script = self.write("api", _EXABGP_API)
         script.chmod(0o755)
         say = self.folder / "say"
         if not say.exists():
             os.mkfifo(say)
         self.write("heard", "")
-        config = self.write(
-            "exabgp.conf",
-            f"""
+        config = self.write("exabgp.conf", self._config(script))
+        self.spawn(
+            self.program,
+            str(config),
+            FOLDER=str(self.folder),
+            exabgp_api_cli="false",
+            exabgp_daemon_drop="false",
+            exabgp_log_destination="stdout",
+            exabgp_reactor_speed="0.1",
+        )
+        for prefix in OFFERED:
+            self.announce(prefix)
+
+    def _config(self, script: Path) -> str:
+        terms = self.terms
+        return f"""
 process api {{
   run {script};
   encoder json;
@@ -419,19 +431,7 @@ neighbor {terms.ours} {{
     receive {{ parsed; update; }}
   }}
 }}
-""",
-        )
-        self.spawn(
-            self.program,
-            str(config),
-            FOLDER=str(self.folder),
-            exabgp_api_cli="false",
-            exabgp_daemon_drop="false",
-            exabgp_log_destination="stdout",
-            exabgp_reactor_speed="0.1",
-        )
-        for prefix in OFFERED:
-            self.announce(prefix)
+"""
 
     def _say(self, text: str) -> None:
         descriptor = -1

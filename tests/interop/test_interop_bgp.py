@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from interop_ours import Ours, two_hosts
 from interop_peers import (
     DAEMONS,
     HOLD_S,
@@ -30,126 +26,22 @@ from interop_peers import (
     wait,
 )
 
-from samepath.bgp.adjout import Advertisement, Routes
-from samepath.bgp.attributes import AsPath, PathAttributes
-from samepath.bgp.transport import PeerStatus, Speaker
-from samepath.lab.netns import Namespace, veth
-from samepath.model.config import Bgp, Import, Neighbor
-from samepath.model.net import Family, address_text, parse_prefix, prefix_text
-from samepath.netlink.socket import in_namespace
+from samepath.bgp.attributes import AsPath
+from samepath.lab.netns import Namespace
+from samepath.model.config import Bgp
+from samepath.model.net import parse_prefix
 
 pytestmark = [pytest.mark.interop, pytest.mark.netns]
 
-T = TypeVar("T")
 EXTERNAL = Terms(65001, 65002)
 INTERNAL = Terms(65001, 65001, over_ipv6=True)
 OUR_OFFER = ("10.1.0.0/24", "10.1.1.0/24", "2001:db8:1::/48")
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def lan() -> Iterator[tuple[Namespace, Namespace]]:
-    names = [f"spt-{os.getpid()}-io{next(_numbers)}" for _ in range(2)]
-    with Namespace(names[0]) as ours, Namespace(names[1]) as theirs:
-        for host in (ours, theirs):
-            host.sysctl(net__ipv6__conf__default__accept_dad=0)
-        veth(ours, "eth0", theirs, "eth0")
-        for host, v4, v6 in ((ours, OURS, OURS_V6), (theirs, THEIRS, THEIRS_V6)):
-            host.ip("addr", "add", f"{v4}/24", "dev", "eth0")
-            host.ip("addr", "add", f"{v6}/64", "dev", "eth0", "nodad")
-        yield ours, theirs
-
-
-def routes(*prefixes: str) -> Routes:
-    offered: dict[Family, dict[bytes, Advertisement]] = {f: {} for f in Family}
-    for text in prefixes:
-        family, nlri = parse_prefix(text)
-        offered[family][nlri] = Advertisement(PathAttributes(next_hop=b""))
-    return offered
-
-
-class Ours:
-    """Our speaker, in a thread of its own within its namespace."""
-
-    def __init__(
-        self, namespace: Namespace, terms: Terms, *, by_range: bool = False, **options: bool
-    ) -> None:
-        self.terms = terms
-        self._options = options
-        self._ready = threading.Event()
-        where = (
-            {"range": f"{terms.theirs}/{128 if terms.over_ipv6 else 32}"}
-            if by_range
-            else {"address": terms.theirs, "local_address": terms.ours}
-        )
-        neighbor = Neighbor(
-            remote_as=terms.their_as,
-            hold_time_s=HOLD_S,
-            connect_retry_s=1,
-            import_=Import(services=["10.2.0.0/16"], pods=["2001:db8:2::/48"]),
-            **where,  # type: ignore[arg-type]
-        )
-        self.name = neighbor.name
-        self.config = Bgp(
-            router_id=OURS,
-            local_as=terms.our_as,
-            listen=[terms.ours],
-            next_hops=[OURS, OURS_V6],
-            neighbors=[neighbor],
-        )
-        self._thread = threading.Thread(target=lambda: in_namespace(namespace.path, self._run))
-
-    def _run(self) -> None:
-        asyncio.run(self._main())
-
-    async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._end = asyncio.Event()
-        self.speaker = Speaker(self.config, wake=lambda: None, **self._options)
-        await self.speaker.start()
-        self._ready.set()
-        await self._end.wait()
-        await self.speaker.stop(notify=self._notify)
-
-    def start(self, *prefixes: str, release: bool = True) -> Ours:
-        self._thread.start()
-        assert self._ready.wait(5)
-        self.offer(*prefixes)
-        if release:
-            self.call(lambda s: s.release_end_of_rib())
-        return self
-
-    def stop(self, *, notify: bool = True) -> None:
-        if self._thread.is_alive():
-            self._notify = notify
-            self._loop.call_soon_threadsafe(self._end.set)
-            self._thread.join()
-
-    def call(self, what: Callable[[Speaker], T]) -> T:
-        async def there() -> T:
-            return what(self.speaker)
-
-        return asyncio.run_coroutine_threadsafe(there(), self._loop).result(5)
-
-    def offer(self, *prefixes: str) -> None:
-        self.call(lambda s: s.set(self.name, routes(*prefixes)))
-
-    def learned(self) -> dict[str, str]:
-        def there(speaker: Speaker) -> dict[str, str]:
-            return {
-                prefix_text(family, nlri): address_text(held.best[0].attributes.next_hop)
-                for family in Family
-                for nlri, held in speaker.rib.items(family)
-            }
-
-        return self.call(there)
-
-    def status(self) -> PeerStatus:
-        (status,) = self.call(lambda s: s.peers())
-        return status
-
-    def stale(self) -> int:
-        return sum(f.stale for f in self.status().families.values())
+    with two_hosts() as both:
+        yield both
 
 
 @pytest.fixture
