@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
+from samepath.bgp.sockets import distance
 from samepath.bgp.status import PeerStatus
 from samepath.bgp.tcp_md5 import Dropped
 from samepath.model.config import Neighbor
@@ -50,7 +51,7 @@ def _why_not_up(
         yield f"the neighbour may have a password for us: {drops_text(drops)}"
     if neighbor.ttl_security:
         yield "ttl_security: the neighbour must send with TTL 255 (GTSM), and be as near as it says"
-    elif is_silent and neighbor.remote_as != local_as and neighbor.ebgp_multihop == 1:
+    elif is_silent and distance(neighbor, local_as).ttl == 1:
         yield "an external neighbour behind a router needs ebgp_multihop, on both sides"
 
 

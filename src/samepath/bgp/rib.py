@@ -488,6 +488,7 @@ class Rib:
         most = state.rule.max_items
         state.items_left -= wanted
         if state.items + wanted > most and state.items_left < 0:
+            self._steps.clear()  # they keep paths that nobody tells any more
             theirs = [p for p in list(self._known_paths.values()) if p.peer == state.key]
             state.items = sum(items(p.attributes) for p in theirs)
             state.items_left = most // 8

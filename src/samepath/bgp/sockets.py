@@ -48,9 +48,9 @@ class Distance:
 def distance(neighbor: Neighbor, local_as: int) -> Distance:
     if neighbor.ttl_security:
         return Distance(255, 256 - int(neighbor.ttl_security))
-    if neighbor.remote_as != local_as:
-        return Distance(neighbor.ebgp_multihop)
-    return Distance(64)
+    if neighbor.remote_as in ("internal", local_as):
+        return Distance(64)
+    return Distance(neighbor.ebgp_multihop)
 
 
 def listening_socket(text: str, port: int) -> socket.socket:

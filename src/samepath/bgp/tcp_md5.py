@@ -28,7 +28,7 @@ from pathlib import Path
 from samepath.model.config import Neighbor
 from samepath.model.net import Address, Family, family_of
 
-_TCP_MD5SIG_EXT = 38
+_TCP_MD5SIG_EXT = 32
 _FLAG_PREFIX = 1
 _KEY_OCTETS = 80
 _STRUCT = struct.Struct("128sBBHi80s")
