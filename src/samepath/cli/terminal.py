@@ -91,6 +91,10 @@ def peers(out: Console, known: Sequence[dict[str, Any]]) -> None:
             out.print(f"  {peer['address']}{lost}, last error: {escape(peer['last_error'])}")
         if peer["stale_for_s"] is not None:
             out.print(f"  {peer['address']}: stale paths stay for {ago(peer['stale_for_s'])}")
+        for hint in peer.get("hints", ()):
+            out.print(f"  {peer['address']}: [yellow]{escape(hint)}[/]")
+        for reason, count in peer.get("refused_for", {}).items():
+            out.print(f"  {peer['address']}: {count} refused: {escape(reason)}")
 
 
 def _bfd(session: dict[str, Any] | None) -> str:
@@ -129,7 +133,9 @@ def refusals(out: Console, known: Sequence[dict[str, Any]], everything: bool) ->
 
 
 def trouble(out: Console, answer: dict[str, Any]) -> None:
-    """Settings that are wrong, and a configuration that was refused."""
+    """Settings that are wrong, connections turned away, and a configuration that was refused."""
+    for why, count in answer.get("turned_away", {}).items():
+        out.print(f"{count} connections turned away: {escape(why)}")
     for finding in answer.get("settings", []):
         if finding["severity"] == "error":
             out.print(f"[red]setting[/]: {escape(finding['text'])}")

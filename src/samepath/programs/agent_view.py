@@ -10,7 +10,7 @@ from samepath.apply.nft import digest_in_kernel
 from samepath.apply.tool import ToolError
 from samepath.model.net import address_text, prefix_text
 from samepath.plan.agent import Prefix
-from samepath.programs.peers_view import peers_view
+from samepath.programs.peers_view import peers_view, speaker_settings, turned_away_view
 
 if TYPE_CHECKING:
     from samepath.programs.agent import Agent
@@ -38,7 +38,11 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
             "trouble": agent.manifests.trouble or "",
             "refused": [{"file": r.file, "text": r.text} for r in agent.manifests.refusals],
         },
-        "settings": [{"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings],
+        "settings": [
+            *({"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings),
+            *speaker_settings(agent.speaker),
+        ],
+        "turned_away": turned_away_view(agent.speaker),
         "peers": peers_view(agent.speaker.peers(), agent.liveness),
         "bfd": await agent.liveness.summary(),
         "mesh": _mesh(agent),

@@ -21,7 +21,7 @@ from samepath.model.net import Family, Nlri, address_text, prefix_text
 from samepath.netlink.kernel import RealKernel
 from samepath.programs.gateway_bpf_view import bpf_view, transitions_of
 from samepath.programs.memory import no_collection
-from samepath.programs.peers_view import peers_view
+from samepath.programs.peers_view import peers_view, speaker_settings, turned_away_view
 
 if TYPE_CHECKING:
     from samepath.programs.gateway import Gateway
@@ -94,8 +94,10 @@ async def _answer(gateway: Gateway, difference: Difference, everything: bool) ->
         "sync": sync.text,
         "config_error": gateway.config_error,
         "settings": [
-            {"severity": f.severity.name.lower(), "text": f.text} for f in gateway.findings.all
+            *({"severity": f.severity.name.lower(), "text": f.text} for f in gateway.findings.all),
+            *speaker_settings(gateway.speaker),
         ],
+        "turned_away": turned_away_view(gateway.speaker),
         "flow_hash": {f.label: text or "as predicted" for f, text in gateway.hash_checked.items()},
         "peers": peers_view(gateway.speaker.peers(), gateway.liveness),
         "bfd": await gateway.liveness.summary(),

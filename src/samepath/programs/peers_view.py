@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from samepath.bgp.peer import PeerStatus
+from samepath.bgp.transport import Speaker
 from samepath.model.net import address_text
 from samepath.programs.liveness import Liveness
 
@@ -18,6 +19,16 @@ def peers_view(peers: Iterable[PeerStatus], liveness: Liveness) -> list[dict[str
         {**_peer(peer, now), "bfd": liveness.view(peer)}
         for peer in sorted(peers, key=lambda p: (len(p.address), p.address))
     ]
+
+
+def speaker_settings(speaker: Speaker) -> list[dict[str, str]]:
+    """What an operator should mend, as the findings about the namespace are shown."""
+    return [{"severity": "warning", "text": text} for text in speaker.findings()]
+
+
+def turned_away_view(speaker: Speaker) -> dict[str, int]:
+    """Connections that were not taken, by reason, since the start."""
+    return {why.value: count for why, count in speaker.turned_away.items()}
 
 
 def _peer(peer: PeerStatus, now: float) -> dict[str, Any]:
@@ -47,6 +58,9 @@ def _peer(peer: PeerStatus, now: float) -> dict[str, Any]:
         else round(max(0.0, peer.stale_until_s - now), 1),
         "last_error": peer.last_error,
         "flaps": peer.flaps,
+        "protection": list(peer.protection),
+        "hints": list(peer.hints),
+        "refused_for": {reason.value: count for reason, count in peer.refused_for.items()},
         "agreed": list(peer.agreed),
         "messages_received": dict(peer.messages_received),
         "messages_sent": dict(peer.messages_sent),
