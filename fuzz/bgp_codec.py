@@ -208,6 +208,7 @@ def messages(data: bytes) -> None:
     """Two octets of context, two where the connection cuts, then what it brings."""
     context = context_of(data)
     cut, stream = int.from_bytes(data[2:4], "big"), data[4:]
+    forget()
     whole = split_all(stream, context.max_message)
     at = cut % (len(stream) + 1)
     assert split_in_two(stream, at, context.max_message) == whole
@@ -272,12 +273,17 @@ def open_(data: bytes) -> None:
 
 
 def prefixes(data: bytes) -> None:
-    """Family, room for a block, a prefix length to compare with; then a field of NLRI."""
+    """Family and form, room for a block, a prefix length to compare with; then NLRI."""
     choices = Choices(data)
-    family = choices.pick(tuple(Family))
+    form = choices.number()
+    family = Family.IPV6 if form & 1 else Family.IPV4
     room, length = choices.number(2), choices.number()
     block = choices.rest()
+    forget()
     try:
+        if form & 2:
+            check_paths(family, block)
+            return
         found = nlri.decode_nlri(family, block)
     except PeerError as error:
         check_error(error)
@@ -293,9 +299,21 @@ def prefixes(data: bytes) -> None:
     parts = list(nlri.blocks(found, room))
     assert all(0 < len(part) <= room for part in parts)
     assert b"".join(parts) == joined
-    check_covering(
-        family, found, make_nlri(nlri_address(family, found[0]), length % 129 % (family.bits + 1))
-    )
+    rule = make_nlri(nlri_address(family, found[0]), length % (family.bits + 1))
+    check_covering(family, found, rule)
+
+
+def check_paths(family: Family, block: bytes) -> None:
+    """RFC 7911: each prefix behind an identifier of four octets."""
+    found = nlri.decode_paths(family, block)
+    assert len({path_id for path_id, _ in found}) == len(found)
+    octets = 0
+    for path_id, nlris in found:
+        assert 0 <= path_id < 1 << 32
+        for prefix in nlris:
+            check_nlri(family, prefix)
+            octets += nlri.PATH_ID_OCTETS + len(prefix)
+    assert octets == len(block)
 
 
 def check_covering(family: Family, found: tuple[bytes, ...], rule: bytes) -> None:

@@ -20,12 +20,17 @@ RFC 4271 §8, RFC 4724, RFC 7313.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
+from msgspec.structs import replace as replaced
+
+from fuzz.bgp_codec import FAMILY_SETS
 from fuzz.choices import Choices
 from samepath.bgp import message
 from samepath.bgp.adjout import Advertisement, Routes
-from samepath.bgp.attributes import PathAttributes
-from samepath.bgp.capabilities import Capabilities, GracefulRestart
+from samepath.bgp.attributes import AsPath, PathAttributes
+from samepath.bgp.capabilities import AddPath, Capabilities, GracefulRestart, LongLived
 from samepath.bgp.events import (
     CloseRequested,
     ConnectRequested,
@@ -54,13 +59,14 @@ OUR_ID, THEIR_ID = 0x0A000001, 0x0A000002
 PEER = bytes((10, 0, 0, 2))
 OURS = bytes((10, 0, 0, 1))
 _PLAIN = Context(four_octet_as=True, families=frozenset(Family), internal=False)
+_PATHS = replace(_PLAIN, add_path_send=frozenset(Family))
 WAITS_S = (0.0, 0.01, 1.0, 4.9, 30.0, 100.0, 1000.0)
 LONG_S = 20_000.0
 
 
 def their_open(choices: Choices) -> bytes:
     """An OPEN as a peer sends it: mostly one that we take."""
-    bits, restart, hold = choices.number(), choices.number(), choices.number()
+    bits, restart, more = choices.number(), choices.number(), choices.number()
     asn = OUR_AS if bits & 1 else THEIR_AS
     families = frozenset(f for f, bit in zip(Family, (2, 4), strict=True) if not bits & bit)
     capabilities = Capabilities(
@@ -77,8 +83,11 @@ def their_open(choices: Choices) -> bytes:
             restart_time_s=restart >> 4,
             families=tuple((f, bool(restart & 4)) for f in families),
         ),
+        long_lived=tuple(LongLived(f, bool(restart & 8), 5000) for f in families if more & 4),
+        add_path=AddPath(FAMILY_SETS[more >> 3 & 3], FAMILY_SETS[more >> 5 & 3]),
+        extended_next_hop=bool(more & 128),
     )
-    hold_time_s = (0, 3, 9, 90)[hold & 3]
+    hold_time_s = (0, 3, 9, 90)[more & 3]
     return message.encode(message.Open(asn, hold_time_s, THEIR_ID, capabilities), _PLAIN)
 
 
@@ -104,7 +113,9 @@ def framed(kind: int, body: bytes) -> bytes:
 
 def their_update(choices: Choices) -> bytes:
     """Some prefixes reached or withdrawn, with few attributes that vary."""
-    first, count, bits = choices.number(), choices.number() % 8, choices.number()
+    first, count, bits = choices.number(), choices.number(), choices.number()
+    path_id, count = count >> 6, count % 8
+    context = _PATHS if path_id else _PLAIN
     family = Family.IPV6 if bits & 1 else Family.IPV4
     nlris = tuple(
         make_nlri(bytes((100, 64 + first % 64, i)).ljust(family.octets, b"\0"), 24)
@@ -112,12 +123,14 @@ def their_update(choices: Choices) -> bytes:
     )
     hop = PEER if family is Family.IPV4 else bytes.fromhex("fd00000000000000") + bytes(7) + b"\2"
     if bits & 2:
-        octets = message.encode_updates((), [message.Withdrawal(family, nlris)], _PLAIN)
+        octets = message.encode_updates((), [message.Withdrawal(family, nlris, path_id)], context)
     elif bits & 4:
         return message.end_of_rib(family)
     else:
-        attributes = PathAttributes(next_hop=hop, med=bits >> 4)
-        octets = message.encode_updates([message.Reach(family, nlris, attributes)], (), _PLAIN)
+        path = AsPath() if bits & 8 else AsPath.of(THEIR_AS)
+        attributes = PathAttributes(next_hop=hop, as_path=path, med=bits >> 4)
+        reach = message.Reach(family, nlris, attributes, path_id)
+        octets = message.encode_updates([reach], (), context)
     return b"".join(octets)
 
 
@@ -182,11 +195,13 @@ def ring(
 
 def session(data: bytes) -> None:
     choices = Choices(data)
-    bits = choices.number()
+    bits, more = choices.number(), choices.number()
     config = SessionConfig(
         local_as=OUR_AS,
         router_id=OUR_ID,
         remote_as=OUR_AS if bits & 1 else THEIR_AS,
+        add_path=AddPath(FAMILY_SETS[more & 3], FAMILY_SETS[more >> 2 & 3]),
+        extended_next_hop=bool(more & 16),
         families=tuple(Family) if bits & 2 else (Family.IPV4,),
         hold_time_s=(90, 0, 3, 9)[bits >> 2 & 3],
         passive=bool(bits & 16),
@@ -274,13 +289,14 @@ class _SessionPlay:
 # -- One neighbour
 
 
+ADD_PATH: tuple[Literal["receive", "send", "both"] | None, ...] = (None, "receive", "send", "both")
+OTHER = bytes((10, 0, 0, 3))
 RULES = Import(services=["100.64.0.0/11"], pods=["100.112.0.0/12"], max_prefixes=12)
 
 
 def peer(data: bytes) -> None:
     choices = Choices(data)
-    bits = choices.number()
-    play = _PeerPlay(bits)
+    play = _PeerPlay(choices.number(), choices.number())
     for step in choices.steps(STEPS):
         play.step(step, choices)
         play.check()
@@ -288,20 +304,25 @@ def peer(data: bytes) -> None:
 
 
 class _PeerPlay:
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, more: int) -> None:
         self.now = 1000.0
         self.rib = Rib(Own(OUR_AS, OUR_ID, OUR_ID))
+        rules = replaced(RULES, next_hop="peer" if more & 32 else "any")
         neighbor = Neighbor(
             address="10.0.0.2",
-            remote_as=OUR_AS if bits & 1 else THEIR_AS,
+            remote_as="external" if more & 64 else OUR_AS if bits & 1 else THEIR_AS,
             passive=bool(bits & 2),
             hold_time_s=(90, 0, 3, 9)[bits >> 2 & 3],
             graceful_restart_s=0 if bits & 16 else 120,
             families=["ipv4"] if bits & 32 else ["ipv4", "ipv6"],
-            import_=RULES,
+            graceful_restart_notification=bool(more & 1),
+            long_lived_stale_s=3600 if more & 2 and not bits & 16 else 0,
+            add_path=ADD_PATH[more >> 2 & 3],
+            extended_next_hop=bool(more & 16),
+            import_=rules,
         )
         local = Local(OUR_AS, OUR_ID, {Family.IPV6: bytes.fromhex("fd00") + bytes(13) + b"\1"})
-        self.rule = ImportRule(RULES)
+        self.rule = ImportRule(rules)
         self.peer = Peer(
             PEER, neighbor, local, self.rib, self.rule,
             now=self.now, restarting=bool(bits & 64), released=not bits & 64,
@@ -309,6 +330,7 @@ class _PeerPlay:
         self.lines: dict[Session, Line] = {}
         self.orders: dict[Session, Order] = {}
         self.wanting: list[Session] = []
+        self.has_other = False
         self.peer.start(self.now)
         self.pump()
 
@@ -340,13 +362,30 @@ class _PeerPlay:
 
     def rare(self, choices: Choices) -> None:
         peer = self.peer
-        kind = choices.number() % 4
+        kind = choices.number() % 5
         if kind == 0:
             peer.stop(self.now)
         elif kind == 1:
             rules = Import(services=["100.64.0.0/10"], max_prefixes=1 + choices.number() % 20)
             self.rule = ImportRule(rules)
             peer.reimport(peer.neighbor, self.rule, self.now)
+        elif kind == 2:
+            peer.path_lost("BFD", forwarding=bool(choices.number() & 1), now=self.now)
+        elif kind == 3:
+            self.other(choices)
+
+    def other(self, choices: Choices) -> None:
+        """Another neighbour has, or gives up, blocks that this one may want, too."""
+        first, bits = choices.number(), choices.number()
+        if not self.has_other:
+            self.has_other = True
+            self.rib.peer_up(OTHER, external=True, router_id=3, rule=self.rule)
+        nlris = [make_nlri(bytes((100, 64 + first % 64, i, 0)), 24) for i in range(4)]
+        if bits & 1:
+            self.rib.withdraw(OTHER, Family.IPV4, nlris)
+        else:
+            path = PathAttributes(next_hop=OTHER, as_path=AsPath.of(THEIR_AS))
+            self.rib.announce(OTHER, Family.IPV4, nlris, path)
 
     def connect(self, is_refused: bool) -> None:
         if self.wanting:
@@ -388,12 +427,18 @@ class _PeerPlay:
         held = 0
         for family in Family:
             counts = self.rib.counts(PEER, family)
-            mine = [n for n, paths in self.rib.items(family) if paths.of(PEER) is not None]
+            mine = [
+                nlri
+                for nlri, paths in self.rib.items(family)
+                for path in paths.paths
+                if path.peer == PEER
+            ]
             assert counts.accepted == len(mine)
             assert 0 <= counts.stale <= counts.accepted
             assert counts.accepted <= self.rule.max_prefixes
             assert all(self.rule.kind(family, nlri) is not None for nlri in mine)
-            assert len(self.rib.items(family)) == len(mine)
+            others = self.rib.counts(OTHER, family).accepted
+            assert sum(len(p.paths) for _, p in self.rib.items(family)) == len(mine) + others
             if self.peer.established is None:
                 assert counts.stale == counts.accepted
             held += counts.stale

@@ -1,4 +1,4 @@
-"""Where the fuzzer begins: a few good inputs for each target, made and not stored."""
+"""Where the fuzzer begins: good inputs for each target, and what was found; made, not stored."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def messages() -> list[bytes]:
     said: list[message.Message] = [
         message.Keepalive(),
         message.Notification(Code.CEASE, Cease.ADMINISTRATIVE_SHUTDOWN, reason),
+        message.Notification(Code.CEASE, Cease.ADMINISTRATIVE_RESET, b"\5a\n\x1b[2"),
         message.RouteRefresh(Family.IPV6, 1),
         *_updates(),
     ]
@@ -109,7 +110,9 @@ def messages() -> list[bytes]:
 
 
 def prefixes() -> list[bytes]:
+    paths = b"".join(b"\0\0\0" + bytes((i % 2,)) + nlri for i, nlri in enumerate(_V4))
     return [
+        b"\2\0\0\0" + paths,
         b"\0\0\x40\x10" + b"".join(_V4),
         b"\1\0\x40\x40" + b"".join(_V6),
         b"\0\0\x14\x18" + _V4[0] * 9,
@@ -123,30 +126,38 @@ _KEEPALIVE = b"\x02\1"
 
 
 def session_plays() -> list[bytes]:
-    up = b"\x02" + b"\0\1" + _OPEN + _KEEPALIVE
+    up = b"\x02\0" + b"\0\1" + _OPEN + _KEEPALIVE
     reach, end = b"\x02\3\1\3\0", b"\x02\3\0\0\4"
     return [
-        up + reach + end + b"\6\5" * 4,
+        up + reach + end + b"\6\4" * 2 + b"\6\5" * 4,
         up + reach + b"\x07" + b"\6\3" * 2 + b"\1" + _OPEN + _KEEPALIVE,
         up + b"\x02\4\5\4\0\1\0\1" + b"\x02\4\3\2\6\2" + b"\6\4",
         up + b"\x08\0" + b"\0\1" + _OPEN,
-        b"\x12\0\1" + _OPEN + _KEEPALIVE + b"\x05\3\1\3\0\x09" + b"\x09\0" + b"\x0a\1",
+        b"\x12\x0f\0\1" + _OPEN + _KEEPALIVE + b"\x05\3\1\3\0\x09" + b"\x09\0" + b"\x0a\1",
         up + b"\x02\2\x04\0\0\0\0" + b"\x02\5\5abcde",
     ]
 
 
 def peer_plays() -> list[bytes]:
-    open_, alive = b"\2\0\0\0\0\x60\x03", b"\2\0\1"
+    open_, alive = b"\2\0\0\0\x64\x03", b"\2\0\1"
     reach, withdraw, end = b"\2\0\3\1\3\0", b"\2\0\3\1\3\2", b"\2\0\3\0\0\4"
-    up = b"\0\x00" + open_ + alive
+    up = b"\0\0" + b"\0" + open_ + alive
     return [
         up + reach + end + b"\x08\5" + withdraw + b"\6\5",
+        up + reach + b"\x07\0" + b"\6\4",
         up + reach + b"\x07\0" + b"\6\3" + b"\0" + open_ + alive + end + b"\6\5\6\6",
-        b"\2\0" + open_ + alive + reach + b"\x09\1\x0f" + reach,
-        b"\0\1\0" + open_ + b"\2\1\0\0\0\3" + alive + b"\2\1\1" + reach,
+        b"\2\x0c\0" + open_ + alive + reach + b"\x09\1\x0f" + reach,
+        b"\0\0\1\0" + open_ + b"\2\1\0\0\0\3" + alive + b"\2\1\1" + reach,
         up + reach + b"\2\0\4\5\4\0\1\1\1" + reach + b"\2\0\4\5\4\0\1\2\1",
         up + b"\0" + b"\6\4" + open_ + b"\2\1\0\0\0\3",
         up + reach + b"\x09\0",
+        b"\0\x0f\0"
+        + b"\2\0\0\0\x64\x7f"
+        + alive
+        + b"\2\0\3\1\x43\0"
+        + b"\2\0\3\1\x83\0\x07\0"
+        + b"\6\6",
+        up + b"\2\0\3\x30\3\0" + b"\x09\3\x30\0" + b"\x09\2\1",
     ]
 
 
@@ -291,7 +302,8 @@ pod_cidrs: [10.244.0.0/24]
 
 
 def configs() -> list[bytes]:
-    return [b"g" + _GATEWAY.encode(), b"a" + _AGENT.encode()]
+    short = _GATEWAY.replace("hold_time_s: 9", "hold_time_s: 2")
+    return [b"g" + _GATEWAY.encode(), b"g" + short.encode(), b"a" + _AGENT.encode()]
 
 
 def selectors() -> list[bytes]:
@@ -309,7 +321,8 @@ def questions() -> list[bytes]:
         "client_port": 40000, "service_port": 80, "protocol": "tcp",
     }  # fmt: skip
     asked: tuple[object, ...] = (trace, {"get": "status"}, {"get": 7}, [])
-    return [json.dumps(question).encode() for question in asked]
+    found = [b'{"get": "\xa5"}', b'{"get":' + b"[" * 2000]
+    return [*(json.dumps(question).encode() for question in asked), *found]
 
 
 _TAKE = {
@@ -333,7 +346,12 @@ def _records() -> list[bytes]:
 
 def ledgers() -> list[bytes]:
     records = _records()
-    return [b"\n".join((header_line("fuzz"), *records[:n])) for n in range(len(records) + 1)]
+    odd = ({**_TAKE, "mac": 7}, {**_TAKE, "take": "1"}, {"free": [1]}, {"wired": 9}, {"take": 1})
+    found = [header_line("fuzz") + b"\n" + json.dumps(record).encode() for record in odd]
+    found += [b'{"samepath":"\xff"}', b"{" * 2000, header_line("fuzz") + b"\n" + b"[" * 2000]
+    return found + [
+        b"\n".join((header_line("fuzz"), *records[:n])) for n in range(len(records) + 1)
+    ]
 
 
 def journals() -> list[bytes]:

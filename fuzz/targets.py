@@ -37,12 +37,10 @@ TARGETS: dict[str, Target] = {
     "bgp-messages": Target(bgp_codec.messages, ("bgp/message.py", "bgp/errors.py"), seeds.messages),
     "bgp-open": Target(bgp_codec.open_, ("bgp/capabilities.py",), seeds.opens, octets=1024),
     "bgp-prefixes": Target(bgp_codec.prefixes, ("bgp/nlri.py", "model/net.py"), seeds.prefixes),
-    "bgp-session": Target(
-        bgp_play.session, ("bgp/session.py", "bgp/fsm.py"), seeds.session_plays, octets=1024
-    ),
+    "bgp-session": Target(bgp_play.session, ("bgp/session.py",), seeds.session_plays, octets=1024),
     "bgp-peer": Target(
         bgp_play.peer,
-        ("bgp/peer.py", "bgp/rib.py", "bgp/policy.py", "bgp/adjout.py", "bgp/decision.py"),
+        ("bgp/peer.py", "bgp/stale.py", "bgp/rib.py", "bgp/adjout.py"),
         seeds.peer_plays,
         octets=1024,
     ),
