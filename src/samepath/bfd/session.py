@@ -317,7 +317,7 @@ class Session:
         """RFC 5880 §6.8.7: shortened by up to a quarter, of which the owner may take a part, and by
         a tenth at least where a single packet lost is the end."""
         most = 0.9 if self.terms.multiplier == 1 else 1.0
-        return self.transmit_interval_s * (0.8 + (most - 0.8) * self._jitter())
+        return self.transmit_interval_s * (0.85 + (most - 0.85) * self._jitter())
 
     # Packets.
 

@@ -21,8 +21,10 @@ from typing import NamedTuple
 from samepath.bfd.packet import Discard, decode
 from samepath.bfd.session import Change, Session, Standing, Terms
 
-TOGETHER_S = 0.002
-"""Packets due so soon are sent with those due now: a wake-up costs more than a packet."""
+TOGETHER_S = 0.010
+TOGETHER_PART = 20
+"""What is due so soon goes out together: within the shorter of this time and this part of the
+shortest interval."""
 
 
 class Source(NamedTuple):
@@ -40,6 +42,8 @@ class System:
         """`random` gives numbers from 0 to 1, evenly: for jitter and discriminators."""
         self.sessions: dict[Source, Session] = {}
         self.discarded: Counter[Discard] = Counter()
+        self.together_s = TOGETHER_S
+        """Packets due so soon are sent with those due now; it follows the shortest interval."""
         self._random = random
         self._by_discriminator: dict[int, Source] = {}
         self._out: list[tuple[Source, bytes]] = []
@@ -55,6 +59,8 @@ class System:
         self, source: Source, terms: Terms, now: float, standing: Standing | None = None
     ) -> None:
         """A session is wanted, on these terms. `standing`: where a former process was with it."""
+        shortest_s = min(terms.transmit_us, terms.receive_us) / 1e6
+        self.together_s = min(self.together_s, shortest_s / TOGETHER_PART)
         session = self.sessions.get(source)
         if session is not None:
             session.configure(terms, now)
@@ -115,14 +121,14 @@ class System:
     def handle_timer(self, now: float) -> None:
         """What has arrived must have been received before."""
         ringing = []
-        while self._due and self._due[0][0] <= now + TOGETHER_S:
+        while self._due and self._due[0][0] <= now + self.together_s:
             at, source = heappop(self._due)
             if self._rings_at.get(source) == at:  # else it was put anew, or is no more
                 del self._rings_at[source]
                 ringing.append(source)
         for source in ringing:
             session = self.sessions[source]
-            session.handle_timer(now, early_s=TOGETHER_S)
+            session.handle_timer(now, early_s=self.together_s)
             self._settle(source, session)
 
     def packets_to_send(self) -> list[tuple[Source, bytes]]:

@@ -68,8 +68,12 @@ class Process:
     def run(self) -> None:
         """Until it is told to end, or nobody has come for `linger_s`."""
         system = self.peers.system
+        woken_at = 0.0
         while True:
+            if time.monotonic() - woken_at < system.together_s:
+                time.sleep(system.together_s)  # a wake-up costs more than a packet
             events = self.peers.poll.poll(self._pause_s(system.next_timer()))
+            woken_at = time.monotonic()
             for descriptor, _ in events:
                 self.peers.arrived(descriptor)
             if any(self._serve(descriptor) for descriptor, _ in events):
