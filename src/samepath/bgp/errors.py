@@ -197,10 +197,14 @@ def shutdown_data(text: str) -> bytes:
 
 
 def shutdown_text(data: bytes) -> str:
-    """The reason in the data of a Cease; empty where there is none or its length is wrong."""
+    """The reason in the data of a Cease; empty where there is none or its length is wrong.
+
+    It ends up in logs and on terminals: what cannot be printed becomes a question mark.
+    """
     if not data or len(data) < 1 + data[0]:
         return ""
-    return data[1 : 1 + data[0]].decode("utf-8", "replace")
+    text = data[1 : 1 + data[0]].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def printable(text: str) -> str:
