@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import socket
 from collections.abc import Callable, Mapping
@@ -349,7 +350,8 @@ class Speaker:
                 await self._loop.create_connection(lambda: Link(self, peer, session), sock=sock)
                 unless_taken.pop_all()
         except OSError as error:
-            session.lost(f"connect: {error.strerror or error}")
+            text = os.strerror(error.errno) if error.errno else str(error)
+            session.lost(f"connect: {text}")
             self.schedule(peer)
 
     def _take(self, sock: socket.socket, address: Address) -> None:
