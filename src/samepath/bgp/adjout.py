@@ -48,6 +48,8 @@ Key = bytes
 
 PULL_PREFIXES = 2_000
 """Prefixes that one `pull` encodes at most: some 10 to 40 KB."""
+PULL_ATTRIBUTES = 50
+"""Different attributes of one `pull`, at most: each is a message of its own, or more."""
 
 PREPARE_PREFIXES = 500
 """Prefixes that one `pull` looks at, at most, to find what has changed."""
@@ -327,8 +329,8 @@ class _Table:
             self._mark_begin = False
             yield message.encode(_mark(self.family, message.RefreshKind.BEGIN), context)
         room = PULL_PREFIXES
-        reaches = []
-        while self._announce and room:
+        reaches: list[message.Reach] = []
+        while self._announce and room and len(reaches) < PULL_ATTRIBUTES:
             attributes, nlris = self._announce[-1]
             block = nlris[-room:]
             del nlris[-room:]
