@@ -50,3 +50,26 @@ def test_it_waits_for_those_that_were_lost_together() -> None:
     assert not deferral.sync.in_sync
     deferral.look(CONFIG, speaker(1, 2, 3), 116.0)
     assert deferral.sync.why is Why.ALL_HEARD
+
+
+def test_a_link_that_was_down_says_nothing_of_who_was_lost_meanwhile() -> None:
+    deferral = Deferral((), 0.0)
+    deferral.note(CONFIG, speaker(1, 2, 3, 4), 100.0)
+    deferral.look(CONFIG, speaker(1, 2, 3, 4), 100.0)
+    assert deferral.sync.in_sync
+    deferral.begin_again(CONFIG, 101.0)  # the link goes down, the sessions stand as yet
+    deferral.look(CONFIG, speaker(1, 2, 3, 4), 102.0, unreachable=True)
+    assert not deferral.sync.in_sync
+    deferral.look(CONFIG, speaker(3, 4), 400.0, unreachable=True)
+    deferral.look(CONFIG, speaker(3, 4), 401.0)  # the link is up again
+    assert deferral.sync.why is Why.WAITING_FOR_HOPS
+    deferral.look(CONFIG, speaker(1, 2, 3, 4), 402.0)
+    assert deferral.sync.why is Why.ALL_HEARD
+
+
+def test_a_link_that_was_down_for_a_moment_costs_no_wait() -> None:
+    deferral = Deferral((), 0.0)
+    deferral.note(CONFIG, speaker(1, 2, 3, 4), 100.0)
+    deferral.begin_again(CONFIG, 101.0)
+    deferral.look(CONFIG, speaker(1, 2, 3, 4), 102.0)
+    assert deferral.sync.why is Why.ALL_HEARD

@@ -133,6 +133,13 @@ class ResilientRoutes:
         """Whether any service is wanted or routed."""
         return any(self.rows.of.values()) or any(self.routed.values())
 
+    @property
+    def is_cut_off(self) -> bool:
+        """There are tables, and not one of their next hops is on a link that can be used."""
+        connected = self.tables.connected
+        hops = {hop.address for row in self.rows if row.present for hop in row.target.hops}
+        return bool(hops) and not any(connected(address) for address in hops)
+
     def used_slots(self) -> set[int]:
         """Slots that must keep their meaning."""
         return self.tables.used_slots(self.rows)

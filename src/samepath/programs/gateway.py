@@ -280,7 +280,8 @@ class Gateway:
         if not self.deferral.sync.in_sync:
             # Before the paths are taken: those that it counts on are then among them, and no table
             # is made of a part of the members, to which the rest could only come by moves.
-            self.deferral.look(self.config, self.speaker, now)
+            unreachable = self.services.is_cut_off
+            self.deferral.look(self.config, self.speaker, now, unreachable=unreachable)
             self._note_sync()
         has_news = await self.paths.take()
         self.onward.is_due |= has_news
@@ -297,7 +298,9 @@ class Gateway:
             self.slots.retain(self.services.used_slots() | self.plain.used_slots())
             if not self.services.holds_any:
                 self.deferral.begin_again_if_cut_off(self.config, self.speaker, now)
-                self._note_sync()
+            elif self.services.is_cut_off:
+                self.deferral.begin_again(self.config, now)
+            self._note_sync()
         await self._check_hash()
         await self._offer()
         if has_news:

@@ -4,7 +4,8 @@ Looked at by `programs.gateway` in every pass until in sync; `plan.sync` decides
 cut off from all nodes waits again, as after a start with an empty kernel: a table made of the first
 node to return would be one that the other gateways do not have, and the rest of its members could
 come to it only by moves. It waits for the very nodes that it had then: `expected_peers` is of the
-day when the configuration was written.
+day when the configuration was written. Cut off it is when all sessions have ended, and already when
+its own link to the nodes is down: whose hold timer ends meanwhile, and whose not, is chance.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ class Deferral:
         """When it is over at the latest."""
         return math.inf if self.sync.in_sync else self._since + config.selection_deferral_s
 
-    def look(self, config: GatewayConfig, speaker: Speaker, now: float) -> None:
+    def look(
+        self, config: GatewayConfig, speaker: Speaker, now: float, *, unreachable: bool = False
+    ) -> None:
+        """`unreachable`: our links to all next hops are down."""
+        if unreachable:
+            self._since = now
+            return
         peers = speaker.peers()
         heard = {
             peer.address
@@ -80,9 +87,12 @@ class Deferral:
 
     def begin_again_if_cut_off(self, config: GatewayConfig, speaker: Speaker, now: float) -> None:
         """Called when in sync and without any service."""
+        if not any(peer.is_established for peer in _serving(config, speaker.peers())):
+            self.begin_again(config, now)
+
+    def begin_again(self, config: GatewayConfig, now: float) -> None:
+        """Called when in sync and cut off."""
         if not config.expected_peers or config.dataplane == "plain":
-            return
-        if any(peer.is_established for peer in _serving(config, speaker.peers())):
             return
         self.adopted = self._lost_together(config, now)
         self._last_up.clear()
