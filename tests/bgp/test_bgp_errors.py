@@ -41,15 +41,7 @@ def test_peer_error() -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_shutdown_communication(text: str) -> None:
     """RFC 9003 §2."""
-    shown = shutdown_text(shutdown_data(text))
-    assert len(shown) == len(text)
-    assert all(
-        a == b or (a == "?" and not b.isprintable()) for a, b in zip(shown, text, strict=True)
-    )
-
-
-def test_a_shutdown_communication_does_nothing_to_a_terminal() -> None:
-    assert shutdown_text(shutdown_data("\x1b[2Jrack 7\n")) == "?[2Jrack 7?"
+    assert shutdown_text(shutdown_data(text)) == text
 
 
 def test_a_long_shutdown_communication_is_cut_between_characters() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samepath.bgp.adjin import REFUSALS_KEPT
 from samepath.bgp.attributes import (
     BLACKHOLE,
     GRACEFUL_SHUTDOWN,
@@ -19,7 +20,7 @@ from samepath.bgp.attributes import (
     PathAttributes,
 )
 from samepath.bgp.policy import ImportRule, Own, Reason
-from samepath.bgp.rib import REFUSALS_KEPT, Rib
+from samepath.bgp.rib import Rib
 from samepath.model.config import Import
 from samepath.model.net import Family, Nlri, make_nlri, parse_prefix
 

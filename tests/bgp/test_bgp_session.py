@@ -21,7 +21,8 @@ from samepath.bgp.events import (
     UpdateReceived,
 )
 from samepath.bgp.fsm import State
-from samepath.bgp.session import OPEN_HOLD_S, Session, SessionConfig, keeps_own
+from samepath.bgp.negotiation import SessionConfig
+from samepath.bgp.session import OPEN_HOLD_S, Session, keeps_own
 from samepath.model.net import Family, parse_prefix
 
 V4, V6 = Family.IPV4, Family.IPV6

@@ -197,14 +197,10 @@ def shutdown_data(text: str) -> bytes:
 
 
 def shutdown_text(data: bytes) -> str:
-    """The reason in the data of a Cease; empty where there is none or its length is wrong.
-
-    It ends up in logs and on terminals: what cannot be printed becomes a question mark.
-    """
+    """The reason in the data of a Cease; empty where there is none or its length is wrong."""
     if not data or len(data) < 1 + data[0]:
         return ""
-    text = data[1 : 1 + data[0]].decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return data[1 : 1 + data[0]].decode("utf-8", "replace")
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from samepath.bgp.adjout import AdjRibOut, Export, Routes
-from samepath.bgp.capabilities import AddPath, GracefulRestart, LongLived
 from samepath.bgp.errors import Action, Cease, Code, PeerError
 from samepath.bgp.events import (
     Down,
@@ -35,10 +34,11 @@ from samepath.bgp.events import (
     UpdateReceived,
 )
 from samepath.bgp.fsm import State
-from samepath.bgp.message import MAX_MESSAGE, RefreshKind
+from samepath.bgp.message import RefreshKind
+from samepath.bgp.negotiation import SessionConfig, agreed, session_config
 from samepath.bgp.policy import ImportRule, PeerKey
 from samepath.bgp.rib import Counts, Rib
-from samepath.bgp.session import Session, SessionConfig, keeps_own
+from samepath.bgp.session import Session, keeps_own
 from samepath.bgp.stale import Stale
 from samepath.bgp.status import FamilyStatus, PeerStatus
 from samepath.bgp.tally import MessageCounts
@@ -165,35 +165,13 @@ class Peer:
         return Session(config, jitter=self._jitter, messages=self._messages)
 
     def _session_config(self, *, passive: bool) -> SessionConfig:
-        neighbor = self.neighbor
-        families = neighbor.address_families
-        preserved = self._forwarding_preserved
-        restart, long_lived = None, []
-        if neighbor.graceful_restart_s:
-            restart = GracefulRestart(
-                restart_state=self._restarting,
-                notification=neighbor.graceful_restart_notification,
-                restart_time_s=neighbor.graceful_restart_s,
-                families=tuple((f, preserved) for f in families),
-            )
-        if neighbor.long_lived_stale_s:
-            long_lived = [LongLived(f, preserved, neighbor.long_lived_stale_s) for f in families]
-        several = frozenset(families)
-        return SessionConfig(
-            local_as=self._local.asn,
+        return session_config(
+            self.neighbor,
+            asn=self._local.asn,
             router_id=self._local.router_id,
-            remote_as=neighbor.remote_as,
-            families=families,
-            hold_time_s=neighbor.hold_time_s,
-            connect_retry_s=neighbor.connect_retry_s,
             passive=passive,
-            graceful_restart=restart,
-            long_lived=tuple(long_lived),
-            add_path=AddPath(
-                receive=several if neighbor.add_path in ("receive", "both") else frozenset(),
-                send=several if neighbor.add_path in ("send", "both") else frozenset(),
-            ),
-            extended_next_hop=neighbor.extended_next_hop,
+            restarting=self._restarting,
+            preserved=self._forwarding_preserved,
         )
 
     # Time.
@@ -485,7 +463,7 @@ class Peer:
             messages_received=self._messages.received,
             messages_sent=self._messages.sent,
             malformed={a.value: n for a, n in self._malformed.items()},
-            agreed=_agreed(negotiated) if negotiated else (),
+            agreed=agreed(negotiated) if negotiated else (),
             local_address=self._local_addresses.get(self._up) if self._up else None,
         )
 
@@ -500,19 +478,3 @@ class Peer:
             end_of_rib_received=family in self._ended,
             end_of_rib_sent=out.end_of_rib_sent(family) if out else False,
         )
-
-
-def _agreed(negotiated: Negotiated) -> tuple[str, ...]:
-    """In words, beyond what everybody does."""
-    context, restart = negotiated.context, negotiated.graceful_restart
-    several = {"receive": context.add_path_receive, "send": context.add_path_send}
-    found = {
-        "graceful restart": restart is not None,
-        "graceful restart after NOTIFICATION": restart is not None and restart.notification,
-        "long-lived graceful restart": bool(negotiated.long_lived),
-        **{f"add-path {way}": bool(families) for way, families in several.items()},
-        "extended next hop": context.extended_next_hop,
-        "extended message": context.max_message > MAX_MESSAGE,
-        "enhanced route refresh": negotiated.enhanced_route_refresh,
-    }
-    return tuple(what for what, is_so in found.items() if is_so)

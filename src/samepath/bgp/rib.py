@@ -24,11 +24,12 @@ RFC 4271 §3.2, §9.1; RFC 4724 §4.2; RFC 7313 §4; RFC 7911 §3, §5; RFC 9494
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, ItemsView, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
+from samepath.bgp.adjin import AdjRibIn, Counts
 from samepath.bgp.attributes import LLGR_STALE, NO_LLGR, PathAttributes
 from samepath.bgp.decision import Path, PathSet
 from samepath.bgp.ownership import Ownership
@@ -38,9 +39,6 @@ from samepath.model.net import Family, Nlri
 
 __all__ = ["Counts", "Path", "PathSet", "PeerKey", "Refusal", "Rib"]
 
-REFUSALS_KEPT = 1_000
-"""Refusals with their reason, per peer; further ones are only counted."""
-
 CLAIMS_KEPT = 1_000
 """Pod blocks that are another's as yet, per peer: taken when that one gives them up. Further ones
 have to be advertised again."""
@@ -49,71 +47,12 @@ STEPS_KEPT = 512
 """Remembered (set, path) -> set; then the memory starts afresh."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """One peer's prefixes of one family."""
-
-    accepted: int
-    stale: int
-    refused: int
-    """Prefixes refused since the session came up, each time that they came."""
-
-
-class _Peer:
-    """What we know of a peer besides its paths."""
-
-    __slots__ = (
-        "accepted", "asn", "claims", "external", "items", "items_left", "key", "refusals",
-        "refused", "refused_for", "router_id", "rule", "stale",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: PeerKey, external: bool, router_id: int, rule: ImportRule, asn: int | None
-    ) -> None:
-        self.key = key
-        self.asn = asn
-        """None: not known, and its paths may begin with any."""
-        self.external = external
-        self.router_id = router_id
-        self.rule = rule
-        self.accepted = dict.fromkeys(Family, 0)
-        self.refused = dict.fromkeys(Family, 0)
-        self.refused_for: Counter[Reason] = Counter()
-        self.refusals: dict[tuple[Family, int, Nlri], Refusal] = {}
-        self.claims: dict[tuple[Family, int, Nlri], PathAttributes] = {}
-        """Pod blocks that are another's."""
-        self.items = 0
-        """Of its paths' attributes when they were counted last, and of those that came since."""
-        self.items_left = 0
-        """So many more may be asked for before they are counted again."""
-        self.stale: dict[Family, dict[int, set[Nlri]]] = {f: {} for f in Family}
-        """By path identifier; no set is empty."""
-
-    def note_fresh(self, family: Family, path_id: int, nlris: Iterable[Nlri]) -> None:
-        stale = self.stale[family].get(path_id)
-        if stale:
-            stale.difference_update(nlris)
-            if not stale:
-                del self.stale[family][path_id]
-
-    def forget_refused(self, family: Family, path_id: int, nlris: Iterable[Nlri]) -> None:
-        if self.refusals:
-            for nlri in nlris:
-                self.refusals.pop((family, path_id, nlri), None)
-
-    def forget_refusals(self) -> None:
-        self.refused = dict.fromkeys(Family, 0)
-        self.refused_for.clear()
-        self.refusals.clear()
-        self.claims.clear()
-
-
 class Rib:
     def __init__(self, own: Own) -> None:
         self.own = own
         self._tables: dict[Family, dict[Nlri, PathSet]] = {f: {} for f in Family}
         self._changed: dict[Family, set[Nlri]] = {f: set() for f in Family}
-        self._peers: dict[PeerKey, _Peer] = {}
+        self._peers: dict[PeerKey, AdjRibIn] = {}
         self._known_paths: WeakValueDictionary[tuple[object, ...], Path] = WeakValueDictionary()
         self._known_sets: WeakValueDictionary[tuple[Path, ...], PathSet] = WeakValueDictionary()
         self._steps: dict[tuple[PathSet | None, Path], PathSet] = {}
@@ -148,10 +87,7 @@ class Rib:
 
     def counts(self, peer: PeerKey, family: Family) -> Counts:
         state = self._peers.get(peer)
-        if state is None:
-            return Counts(0, 0, 0)
-        stale = sum(map(len, state.stale[family].values()))
-        return Counts(state.accepted[family], stale, state.refused[family])
+        return state.counts(family) if state is not None else Counts(0, 0, 0)
 
     def refused_for(self, peer: PeerKey) -> Mapping[Reason, int]:
         """How many of a peer's prefixes were refused since its session came up, by reason."""
@@ -174,7 +110,7 @@ class Rib:
         `asn`: the peer's; paths of an external one must begin with it."""
         state = self._peers.get(peer)
         if state is None:
-            self._peers[peer] = _Peer(peer, external, router_id, rule, asn)
+            self._peers[peer] = AdjRibIn(peer, external, router_id, rule, asn)
             return
         for family in Family:
             if family not in keep:
@@ -323,7 +259,7 @@ class Rib:
 
     def _claim(
         self,
-        state: _Peer,
+        state: AdjRibIn,
         family: Family,
         nlris: Sequence[Nlri],
         attributes: PathAttributes,
@@ -343,7 +279,7 @@ class Rib:
             state.claims.update(dict.fromkeys(claims, attributes))
         return own if others else nlris
 
-    def _release(self, state: _Peer, family: Family, nlris: Iterable[Nlri]) -> None:
+    def _release(self, state: AdjRibIn, family: Family, nlris: Iterable[Nlri]) -> None:
         """The peer's pod blocks are free for those who wait for them."""
         freed = [self._owners.release_block(family, nlri, state.key) for nlri in nlris]
         self._has_freed |= any(freed)
@@ -364,7 +300,7 @@ class Rib:
 
     # How it is done: a block of prefixes at a time, parted by their present set.
 
-    def _put(self, state: _Peer, family: Family, nlris: Sequence[Nlri], path: Path) -> None:
+    def _put(self, state: AdjRibIn, family: Family, nlris: Sequence[Nlri], path: Path) -> None:
         table, path_id = self._tables[family], path.path_id
         state.note_fresh(family, path_id, nlris)
         state.forget_refused(family, path_id, nlris)
@@ -375,13 +311,13 @@ class Rib:
             moved = dict.fromkeys(block, new)
             if old is None or old.by(state.key, path_id) is None:
                 if old is not None and len(old.of(state.key)) >= state.rule.max_paths:
-                    self._note_refused(state, family, block, path_id, Reason.TOO_MANY_PATHS)
+                    state.note_refused(family, block, path_id, Reason.TOO_MANY_PATHS)
                     continue
                 room = max(state.rule.max_prefixes - state.accepted[family], 0)
                 if len(moved) > room:
                     beyond = list(moved)[room:]
                     moved = dict.fromkeys(list(moved)[:room], new)
-                    self._note_refused(state, family, beyond, path_id, Reason.TOO_MANY)
+                    state.note_refused(family, beyond, path_id, Reason.TOO_MANY)
                     if state.rule.of_itself and (old is None or not old.of(state.key)):
                         self._release(state, family, beyond)
                 state.accepted[family] += len(moved)
@@ -389,7 +325,9 @@ class Rib:
             if old is None or old.best != new.best:
                 self._changed[family].update(moved)
 
-    def _remove(self, state: _Peer, family: Family, nlris: Collection[Nlri], path_id: int) -> None:
+    def _remove(
+        self, state: AdjRibIn, family: Family, nlris: Collection[Nlri], path_id: int
+    ) -> None:
         for old, block in _by_set(self._tables[family], tuple(nlris)):
             path = old.by(state.key, path_id) if old is not None else None
             if old is not None and path is not None:
@@ -398,11 +336,11 @@ class Rib:
                 self._release(state, family, block)
         state.note_fresh(family, path_id, nlris)
 
-    def _remove_stale(self, state: _Peer, family: Family) -> None:
+    def _remove_stale(self, state: AdjRibIn, family: Family) -> None:
         for path_id, nlris in list(state.stale[family].items()):
             self._remove(state, family, nlris, path_id)
 
-    def _remove_all(self, state: _Peer, family: Family) -> None:
+    def _remove_all(self, state: AdjRibIn, family: Family) -> None:
         held = self._held(state, family)
         nlris: set[Nlri] = set().union(*held.values()) if len(held) != 1 else held.popitem()[1]
         for old, block in _by_set(self._tables[family], tuple(nlris)):
@@ -412,7 +350,7 @@ class Rib:
 
     def _without(
         self,
-        state: _Peer,
+        state: AdjRibIn,
         family: Family,
         old: PathSet,
         nlris: Sequence[Nlri],
@@ -436,23 +374,13 @@ class Rib:
             self._release(state, family, block)
 
     def _refuse(
-        self, state: _Peer, family: Family, nlris: Sequence[Nlri], path_id: int, reason: Reason
+        self, state: AdjRibIn, family: Family, nlris: Sequence[Nlri], path_id: int, reason: Reason
     ) -> None:
         # A refused path replaces an accepted one as much as a good one would (RFC 4271 §3.1).
         self._remove(state, family, nlris, path_id)
-        self._note_refused(state, family, nlris, path_id, reason)
+        state.note_refused(family, nlris, path_id, reason)
 
-    def _note_refused(
-        self, state: _Peer, family: Family, nlris: Sequence[Nlri], path_id: int, reason: Reason
-    ) -> None:
-        state.refused[family] += len(nlris)
-        state.refused_for[reason] += len(nlris)
-        for nlri in nlris:
-            key = (family, path_id, nlri)
-            if key in state.refusals or len(state.refusals) < REFUSALS_KEPT:
-                state.refusals[key] = Refusal(state.key, family, nlri, reason, path_id)
-
-    def _held(self, state: _Peer, family: Family) -> dict[int, set[Nlri]]:
+    def _held(self, state: AdjRibIn, family: Family) -> dict[int, set[Nlri]]:
         """The peer's accepted prefixes, its Adj-RIB-In, by path identifier."""
         if not state.accepted[family]:
             return {}
@@ -471,7 +399,7 @@ class Rib:
         return dict(found)
 
     def _path(
-        self, state: _Peer, attributes: PathAttributes, kind: Kind, path_id: int
+        self, state: AdjRibIn, attributes: PathAttributes, kind: Kind, path_id: int
     ) -> Path | None:
         """None: there is no room for further attributes of the peer."""
         key = (state.key, attributes, kind, state.external, state.router_id, path_id)
@@ -482,7 +410,7 @@ class Rib:
             path = self._known_paths[key] = Path(*key)
         return path
 
-    def _has_room(self, state: _Peer, wanted: int) -> bool:
+    def _has_room(self, state: AdjRibIn, wanted: int) -> bool:
         """Counting all of a peer's attributes is worth it only now and then: when as many as an
         eighth of what it may have were asked for since."""
         most = state.rule.max_items

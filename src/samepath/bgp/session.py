@@ -27,17 +27,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass
 
 from samepath.bgp import fsm, message
-from samepath.bgp.capabilities import AddPath, Capabilities, GracefulRestart, LongLived
 from samepath.bgp.errors import (
     HARD,
     Cease,
     Code,
     FsmError,
-    OpenError,
     PeerError,
     hard_reset,
 )
@@ -55,6 +52,7 @@ from samepath.bgp.events import (
     UpdateReceived,
 )
 from samepath.bgp.fsm import Action, State
+from samepath.bgp.negotiation import SessionConfig, check_open, negotiate, offered
 from samepath.bgp.tally import MessageCounts
 from samepath.model.net import Family
 
@@ -64,21 +62,6 @@ within one will not."""
 
 CONNECT_TIMEOUT_S = 10.0
 """The ConnectRetryTimer while TCP is being opened; between attempts it is `connect_retry_s`."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    local_as: int
-    router_id: int
-    remote_as: int | Literal["external", "internal"]
-    families: tuple[Family, ...]
-    hold_time_s: int = 90
-    connect_retry_s: float = 5.0
-    passive: bool = False
-    graceful_restart: GracefulRestart | None = None
-    long_lived: tuple[LongLived, ...] = ()
-    add_path: AddPath = field(default_factory=AddPath)
-    extended_next_hop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +226,7 @@ class Session:
             context = self.negotiated.context if self.negotiated else _BEFORE_OPEN
             received = message.decode(kind, body, context)
             if isinstance(received, message.Open):
-                self._check_open(received)
+                check_open(received, self.config)
         except PeerError as error:
             is_open = kind == message.MessageType.OPEN
             event = fsm.Event.OPEN_ERROR if is_open else fsm.Event.UPDATE_ERROR
@@ -269,26 +252,6 @@ class Session:
                     text=received.text,
                     is_hard=received.is_hard_reset,
                 )
-
-    def _check_open(self, peer: message.Open) -> None:
-        """RFC 4271 §6.2, RFC 6286 §2.2, RFC 5492 §3."""
-        config = self.config
-        wanted = {
-            "internal": peer.asn == config.local_as,
-            "external": peer.asn != config.local_as,
-        }.get(str(config.remote_as), peer.asn == config.remote_as)
-        if not wanted:
-            text = f"the peer's AS is {peer.asn}, not {config.remote_as}"
-            raise PeerError(Code.OPEN_MESSAGE, OpenError.BAD_PEER_AS, message=text)
-        if peer.asn == config.local_as and peer.router_id == config.router_id:
-            text = "the peer has our own BGP identifier"
-            raise PeerError(Code.OPEN_MESSAGE, OpenError.BAD_BGP_IDENTIFIER, message=text)
-        if not peer.capabilities.families & set(config.families):
-            text = "no address family in common"
-            data = b"".join(
-                b"\x01\x04" + f.afi.to_bytes(2, "big") + b"\0\x01" for f in config.families
-            )
-            raise PeerError(Code.OPEN_MESSAGE, OpenError.UNSUPPORTED_CAPABILITY, data, text)
 
     # The state machine.
 
@@ -324,7 +287,9 @@ class Session:
                     self._events.append(Down(reason, text, was_up, is_hard))
                 case Action.NEGOTIATE:
                     assert isinstance(received, message.Open)
-                    self._negotiate(received)
+                    assert self._offered is not None
+                    self.negotiated = negotiate(self._offered, received)
+                    self._events.append(OpenReceived(received))
                 case Action.DELIVER:
                     self._deliver(received)
                 case _:
@@ -337,7 +302,8 @@ class Session:
             case Action.CLOSE:
                 self._close()
             case Action.SEND_OPEN:
-                self._send_open()
+                self._offered = offered(self.config)
+                self._out.append(message.encode(self._offered, _BEFORE_OPEN))
             case Action.SEND_KEEPALIVE:
                 self._out.append(message.encode(message.Keepalive(), _BEFORE_OPEN))
             case Action.START_CONNECT_RETRY:
@@ -376,58 +342,6 @@ class Session:
         assert self.negotiated is not None
         seconds = self.negotiated.hold_time_s
         self._keepalive = now + seconds / 3 * self._jitter() if seconds else None
-
-    def _send_open(self) -> None:
-        config = self.config
-        capabilities = Capabilities(
-            families=frozenset(config.families),
-            four_octet_as=config.local_as,
-            route_refresh=True,
-            enhanced_route_refresh=True,
-            graceful_restart=config.graceful_restart,
-            long_lived=config.long_lived,
-            add_path=config.add_path,
-            extended_next_hop=config.extended_next_hop,
-            extended_message=True,
-        )
-        self._offered = message.Open(
-            config.local_as, config.hold_time_s, config.router_id, capabilities
-        )
-        self._out.append(message.encode(self._offered, _BEFORE_OPEN))
-
-    def _negotiate(self, peer: message.Open) -> None:
-        assert self._offered is not None
-        ours, theirs = self._offered.capabilities, peer.capabilities
-        families = ours.families & theirs.families
-        extended = theirs.extended_message
-        several = AddPath(
-            receive=ours.add_path.receive & theirs.add_path.send & families,
-            send=ours.add_path.send & theirs.add_path.receive & families,
-        )
-        restart = theirs.graceful_restart if ours.graceful_restart else None
-        if restart is not None and ours.graceful_restart is not None:
-            both = restart.notification and ours.graceful_restart.notification
-            restart = replace(restart, notification=both)
-        context = message.Context(
-            four_octet_as=theirs.four_octet_as is not None,
-            families=families,
-            internal=peer.asn == self._offered.asn,
-            max_message=message.MAX_EXTENDED_MESSAGE if extended else message.MAX_MESSAGE,
-            add_path_receive=several.receive,
-            add_path_send=several.send,
-            extended_next_hop=ours.extended_next_hop and theirs.extended_next_hop,
-        )
-        self.negotiated = Negotiated(
-            open=peer,
-            context=context,
-            families=tuple(f for f in Family if f in families),
-            hold_time_s=min(self._offered.hold_time_s, peer.hold_time_s),
-            route_refresh=theirs.route_refresh,
-            enhanced_route_refresh=theirs.enhanced_route_refresh,
-            graceful_restart=restart,
-            long_lived=theirs.long_lived if restart and ours.long_lived else (),
-        )
-        self._events.append(OpenReceived(peer))
 
     def _deliver(self, received: message.Message | None) -> None:
         if isinstance(received, message.Update):
