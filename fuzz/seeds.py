@@ -63,7 +63,15 @@ def _bodies() -> list[bytes]:
 
 
 def updates() -> list[bytes]:
-    return [context + body for body in _bodies() for context in CONTEXTS]
+    return [context + body for body in (*_bodies(), _EMPTY) for context in CONTEXTS]
+
+
+_EMPTY = (
+    bytes.fromhex("0000002a800e15000201")
+    + b"\x10"
+    + bytes.fromhex("fd000000000000000000000000000002004001010040020602010000fde9")
+)
+"""MP_REACH_NLRI without a prefix: the short way took it for a reach of nothing."""
 
 
 def _opens() -> list[bytes]:

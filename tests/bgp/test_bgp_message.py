@@ -305,6 +305,12 @@ def test_next_hop_beside_ipv6_alone_is_ignored() -> None:
     assert result.reaches[0].attributes.next_hop == NEXT_HOP6
 
 
+def test_mp_reach_without_prefixes_reaches_nothing_however_often_it_comes() -> None:
+    for prefixes in (b"", PREFIX6, b"", b""):
+        result = update(body(mp_reach(NEXT_HOP6, prefixes) + ORIGIN + AS_PATH))
+        assert [reach.nlris for reach in result.reaches] == ([(PREFIX6,)] if prefixes else [])
+
+
 @pytest.mark.parametrize(
     ("data", "families"),
     [

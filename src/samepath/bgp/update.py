@@ -135,7 +135,7 @@ def _known_mp_reach(body: bytes, context: Context) -> Update | None:
         return None
     nlri = start + 5 + body[start + 3]
     reach = known.mp_reaches.get(body[start:nlri])
-    if reach is None or nlri > after or body[4] & (OPTIONAL | TRANSITIVE) != OPTIONAL:
+    if reach is None or nlri >= after or body[4] & (OPTIONAL | TRANSITIVE) != OPTIONAL:
         return None
     family, attributes = reach
     if family not in context.plain or (
