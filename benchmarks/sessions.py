@@ -105,8 +105,8 @@ class Play:
         with self.pulse(found, "start"):
             cpu_s = self.router.cpu_s()
             began = self.feed.go()
-            found["in_sync_s"] = self._seconds(self.load.expected(), began)
             found["established_s"] = round(self.feed.established(LIMIT_S) - began, 2)
+            found["in_sync_s"] = self._seconds(self.load.expected(), began)
         found["start_cpu_s"] = round(self.router.cpu_s() - cpu_s, 2)
         return found
 

@@ -66,10 +66,12 @@ def updates() -> list[bytes]:
     return [context + body for body in (*_bodies(), _EMPTY) for context in CONTEXTS]
 
 
-_EMPTY = (
-    bytes.fromhex("0000002a800e15000201")
-    + b"\x10"
-    + bytes.fromhex("fd000000000000000000000000000002004001010040020602010000fde9")
+_EMPTY = b"\0\0\0\x25" + b"".join(
+    (
+        b"\x80\x0e\x15\0\2\1\x10" + parse_address("fd00::2") + b"\0",
+        b"\x40\1\1\0",
+        b"\x40\2\6\2\1\0\0\xfd\xe9",
+    )
 )
 """MP_REACH_NLRI without a prefix: the short way took it for a reach of nothing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,9 @@ CONFIG = GatewayConfig(
 )
 
 
+NEWS = count()
+
+
 def speaker(*up: int) -> Any:
     peers = [
         SimpleNamespace(
@@ -36,7 +40,9 @@ def speaker(*up: int) -> Any:
         )
         for n in up
     ]
-    return SimpleNamespace(peers=lambda: peers, rib=SimpleNamespace(items=lambda family: ()))
+    return SimpleNamespace(
+        peers=lambda: peers, news=next(NEWS), rib=SimpleNamespace(items=lambda family: ())
+    )
 
 
 def test_it_waits_for_those_that_were_lost_together() -> None:
@@ -73,3 +79,13 @@ def test_a_link_that_was_down_for_a_moment_costs_no_wait() -> None:
     deferral.begin_again(CONFIG, 101.0)
     deferral.look(CONFIG, speaker(1, 2, 3, 4), 102.0)
     assert deferral.sync.why is Why.ALL_HEARD
+
+
+def test_peers_are_asked_only_when_something_has_happened_to_one() -> None:
+    deferral = Deferral((), 0.0)
+    known = speaker(1, 2)
+    deferral.note(CONFIG, known, 10.0)
+    known.peers = None
+    deferral.note(CONFIG, known, 12.0)
+    deferral.begin_again_if_cut_off(CONFIG, speaker(), 12.0 + 2 * 9 + 1)
+    assert len(deferral.adopted) == 2, "both were seen at 12 s"

@@ -33,6 +33,9 @@ class Deferral:
         self._since = now
         self._last_up: dict[Address, float] = {}
         """When each node's session was last seen up."""
+        self._seen: tuple[int, GatewayConfig] | None = None
+        self._up: tuple[Address, ...] = ()
+        """Nodes with a session, as of `_seen`: asking a thousand peers takes a while."""
         self._is_cut_off = False
         """From the time when all nodes were lost until enough of them are back."""
 
@@ -74,9 +77,11 @@ class Deferral:
 
     def note(self, config: GatewayConfig, speaker: Speaker, now: float) -> None:
         """Called in every pass: who is there."""
-        for peer in _serving(config, speaker.peers()):
-            if peer.is_established:
-                self._last_up[peer.address] = now
+        if self._seen is None or self._seen[0] != speaker.news or self._seen[1] is not config:
+            self._seen = speaker.news, config
+            serving = _serving(config, speaker.peers())
+            self._up = tuple(peer.address for peer in serving if peer.is_established)
+        self._last_up.update(dict.fromkeys(self._up, now))
 
     def _lost_together(self, config: GatewayConfig, now: float) -> frozenset[Address]:
         """The nodes that were there until just now: hold timers started at different times end
