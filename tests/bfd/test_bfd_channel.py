@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 
@@ -200,3 +201,18 @@ def test_a_process_killed_and_back_at_once(standing: bool) -> None:
     channel.run(5)
     assert channel.both_up()
     assert [h.end for h in channel.downs()] == ([] if standing else [1])
+
+
+def test_nothing_is_left_in_cycles() -> None:
+    """The process runs without the collector of cycles."""
+    channel = Channel()
+    channel.run(5)
+    gc.collect()
+    gc.disable()
+    try:
+        channel.run(10)
+        channel.fates = [lost, good]
+        channel.run(5)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -19,8 +19,8 @@ def test_defaults_are_the_ones_of_the_documentation() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("receive_interval_ms", 10, "50 to 60000"),
-        ("transmit_interval_ms", 60_001, "50 to 60000"),
+        ("receive_interval_ms", 9, "10 to 60000"),
+        ("transmit_interval_ms", 60_001, "10 to 60000"),
         ("detect_multiplier", 1, "2 to 255"),
         ("minimum_ttl", 255, "1 to 254"),
         ("echo_mode", True, "no echo function"),
@@ -42,3 +42,15 @@ def test_a_neighbour_names_a_profile_that_is_there() -> None:
         msgspec.convert(data, Bgp)
     config = msgspec.convert({**data, "bfd_profiles": {"fast": {}}}, Bgp)
     assert config.bfd_profiles["fast"] == BfdProfile()
+
+
+def test_what_is_too_fast_for_us_takes_bfdd() -> None:
+    data = {
+        "router_id": "10.0.0.1",
+        "as": 64512,
+        "neighbors": [],
+        "bfd_profiles": {"fast": {"receive_interval_ms": 20}},
+    }
+    with pytest.raises(msgspec.ValidationError, match="fast: 20 ms: below 50 ms it takes bfdd"):
+        msgspec.convert(data, Bgp)
+    assert msgspec.convert({**data, "bfdd": "/run/frr/bfdd.sock"}, Bgp).bfdd

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -23,15 +21,7 @@ import pytest
 from samepath.bfd.session import Terms
 from samepath.bfd.wire import Want
 from samepath.lab.netns import Namespace
-
-_spec = importlib.util.spec_from_file_location(
-    "bfd_hosts", Path(__file__).parents[1] / "bfd" / "bfd_hosts.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-hosts = importlib.util.module_from_spec(_spec)
-sys.modules.setdefault("bfd_hosts", hosts)
-_spec.loader.exec_module(hosts)
+from tests.bfd import bfd_hosts as hosts
 
 pytestmark = [pytest.mark.interop, pytest.mark.netns]
 

@@ -58,7 +58,7 @@ READ_PAUSE_S = 0.2
 CONFIG_LOOK_S = 2.0
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 30.0
-_FIXED = ("router_id", "local_as", "run_dir", "route_metric", "cni")
+_FIXED = ("router_id", "local_as", "run_dir", "route_metric", "cni", "bfdd")
 
 
 class Agent:

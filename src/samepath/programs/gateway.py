@@ -67,7 +67,7 @@ SLOW_S = 0.25
 """The kernel usually answers sooner."""
 PART_S = 0.02
 """Work in a thread, before others may look."""
-FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric", "attach")
+FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric", "attach", "bfdd")
 """Fields of the configuration whose change needs a restart."""
 
 

@@ -15,6 +15,7 @@ import os
 import time
 from typing import Any
 
+from samepath.bfd.bfdd import Bfdd
 from samepath.bfd.process import Process
 from samepath.bfd.session import Terms
 from samepath.bfd.wire import View, Want
@@ -26,7 +27,12 @@ from samepath.model.net import Address, address_text, parse_address
 
 class Liveness:
     def __init__(self, run_dir: str, program: str, speaker: Speaker) -> None:
-        self.process = Process(run_dir, program, changed=self._changed)
+        bfdd = speaker.config.bfdd
+        self.process: Process | Bfdd = (
+            Process(run_dir, program, changed=self._changed)
+            if bfdd is None
+            else Bfdd(bfdd, changed=self._changed)
+        )
         self._speaker = speaker
         self._seen = -1
         self._has_stale = False
@@ -98,6 +104,7 @@ class Liveness:
             return None
         process = self.process
         return {
+            "by": "samepath" if isinstance(process, Process) else "bfdd",
             "pid": process.pid,
             "starts": process.starts,
             "scheduling": process.scheduling,
