@@ -44,6 +44,13 @@ DATAPLANE = click.option(
     "the BPF program over the resilient ones.",
 )
 
+SPEAKER = click.option(
+    "--speaker",
+    type=click.Choice(["agent", "frr", "bird", "gobgp"]),
+    help="Who speaks BGP on the nodes: our agent, or FRR, BIRD or GoBGP as MetalLB, Calico, and "
+    "Cilium or kube-router configure them. Left out: what the topology says.",
+)
+
 
 @click.group(help="Gateways, nodes and clients in network namespaces.")
 def lab() -> None:
@@ -54,12 +61,14 @@ def lab() -> None:
 @NAME
 @TOPOLOGY
 @DATAPLANE
+@SPEAKER
 @_one_line
-def up(name: str, topology: Path | None, dataplane: Any) -> None:
+def up(name: str, topology: Path | None, dataplane: Any, speaker: Any) -> None:
     from samepath.lab.running import Lab
     from samepath.lab.topology import read_spec
 
-    built = Lab.up(name, read_spec(topology), dataplane, tell=lambda text: click.echo(f"  {text}"))
+    spec = read_spec(topology, speaker)
+    built = Lab.up(name, spec, dataplane, tell=lambda text: click.echo(f"  {text}"))
     click.echo(f"The lab {name!r} is up: {', '.join(built.topology.hosts)}.")
     click.echo(f"Logs, configurations and manifests: {built.run_dir}")
 
@@ -119,6 +128,7 @@ def down(name: str) -> None:
 @click.option("--name", default=f"{DEFAULT_NAME}-run", show_default=True, help="Which lab.")
 @TOPOLOGY
 @DATAPLANE
+@SPEAKER
 @click.option("--connections", type=click.IntRange(40, 20_000), default=2000, show_default=True)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path))
@@ -135,6 +145,7 @@ def run(
     name: str,
     topology: Path | None,
     dataplane: Any,
+    speaker: Any,
     connections: int,
     json_file: Path | None,
     report: Path | None,
@@ -147,7 +158,7 @@ def run(
 
     result = run_survival(
         name=name,
-        spec=read_spec(topology),
+        spec=read_spec(topology, speaker),
         dataplane=dataplane,
         connections=connections,
         steps=tuple(steps.split(",")) if steps else None,

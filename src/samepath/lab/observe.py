@@ -21,7 +21,8 @@ from typing import Any
 
 from samepath.hashing.flow import Flow, buckets_of
 from samepath.hashing.table import from_owners
-from samepath.lab import observe_bpf
+from samepath.lab import foreign, observe_bpf
+from samepath.lab.foreign_config import SUFFIX6
 from samepath.lab.running import Lab
 from samepath.lab.topology import SERVICE_ADDRESSES, SERVICE_PORT
 from samepath.lab.traffic import Held, Target
@@ -233,7 +234,7 @@ class Sessions:
         return [
             f"{host} lost its session with {peer}"
             for (host, peer), since in sorted(self.up.items())
-            if not {host, peer} & set(excused)
+            if not {host.removesuffix(SUFFIX6), peer.removesuffix(SUFFIX6)} & set(excused)
             and later.up.get((host, peer), since + 60) > since + 1.0
         ]
 
@@ -251,12 +252,17 @@ def sessions(lab: Lab) -> Sessions:
         for peer in (status(lab, host, program) or {}).get("peers", ()):
             if str(peer["state"]).lower() == "established":
                 up[host, named.get(peer["address"], peer["address"])] = now - peer["since_s"]
+    if lab.state.spec.speaker != "agent":
+        for node in lab.topology.nodes:
+            for name, since in foreign.sessions(lab, node.name).items():
+                up[node.name, name] = since
     up.update((("upstream", name), since) for name, since in _bird_sessions(lab))
     return Sessions(up)
 
 
 def _names(lab: Lab) -> dict[str, str]:
     names = {n.segment4: n.name for n in lab.topology.nodes}
+    names |= {n.segment6: n.name + SUFFIX6 for n in lab.topology.nodes}
     for gateway in lab.topology.gateways:
         names[gateway.segment4] = gateway.name
         names[gateway.upstream4] = "upstream"

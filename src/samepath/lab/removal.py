@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from samepath.lab import observe_bpf, processes
+from samepath.lab import foreign, observe_bpf, processes
 from samepath.lab.netns import Namespace
 from samepath.lab.state import ROOT, LabError
 
@@ -55,6 +55,7 @@ def down(name: str) -> Removed:
             observe_bpf.remove(program_dir)
         shutil.rmtree(run_dir)
     shutil.rmtree(programs_of(name), ignore_errors=True)
+    foreign.remove(name)
     for root in (ROOT, PROGRAMS):
         with contextlib.suppress(OSError):
             root.rmdir()  # the last one out

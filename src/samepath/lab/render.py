@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from samepath.lab import foreign_config
 from samepath.lab.topology import (
     BLOCK_SIZES,
     CLUSTER_ADDRESSES,
@@ -55,7 +56,7 @@ def gateway_config(
 ) -> str:
     """`gateway.yaml`. The two data planes differ in one line."""
     spec = topology.spec
-    nodes = {
+    nodes: dict[str, Any] = {
         "range": SEGMENT[0],
         "remote_as": GATEWAY_AS,
         "next_hops": [gateway.segment4, gateway.segment6],
@@ -63,6 +64,18 @@ def gateway_config(
         "import": {"services": list(SERVICE_POOLS), "pods": list(POD_POOLS)},
         "export": ["pods", "default"],
     }
+    listen, over4_and_6 = [gateway.segment4, gateway.uplink4], [nodes]
+    if spec.speaker != "agent":
+        listen.append(gateway.segment6)
+        expected_peers *= 2  # each node by its two addresses
+        # All nodes are in one AS: a block of one would be a loop to the others.
+        nodes |= {"remote_as": foreign_config.NODE_AS, "export": ["default"]}
+        over4_and_6 = [
+            nodes | {"families": ["ipv4"], "next_hops": [gateway.segment4]},
+            nodes | {"range": SEGMENT[1], "families": ["ipv6"], "next_hops": [gateway.segment6]},
+        ]
+        if spec.speaker == "frr":
+            over4_and_6 = [each for x in over4_and_6 for each in _by_address(topology, x)]
     upstream = {
         "address": gateway.upstream4,
         "remote_as": UPSTREAM_AS,
@@ -77,8 +90,8 @@ def gateway_config(
         {
             "router_id": gateway.segment4,
             "as": GATEWAY_AS,
-            "listen": [gateway.segment4, gateway.uplink4],
-            "neighbors": [nodes, upstream],
+            "listen": listen,
+            "neighbors": [*over4_and_6, upstream],
             "run_dir": run_dir,
             "buckets": spec.buckets,
             "hash_seed": spec.hash_seed,
@@ -88,6 +101,15 @@ def gateway_config(
             "dataplane": dataplane,
         }
     )
+
+
+def _by_address(topology: Topology, neighbor: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every node named, so that we connect: FRR waits for a gateway that restarts to do so."""
+    terms = {name: value for name, value in neighbor.items() if name != "range"} | {
+        "connect_retry_s": 1
+    }
+    six = "ipv6" in neighbor["families"]
+    return [{"address": n.segment6 if six else n.segment4} | terms for n in topology.nodes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +124,9 @@ class Places:
 
 
 def agent_config(topology: Topology, node: Node, places: Places) -> str:
-    """`agent.yaml`: every gateway is a neighbour; blocks are claimed when they are needed."""
+    """`agent.yaml`: every gateway is a neighbour; blocks are claimed when they are needed. Beside
+    another speaker it has no neighbours, and blocks that are known beforehand."""
+    is_ours = topology.spec.speaker == "agent"
     neighbors = [
         {
             "address": gateway.segment4,
@@ -119,11 +143,13 @@ def agent_config(topology: Topology, node: Node, places: Places) -> str:
             "router_id": node.segment4,
             "as": GATEWAY_AS,
             "next_hops": [node.segment4, node.segment6],
-            "neighbors": neighbors,
+            "neighbors": neighbors if is_ours else [],
             "run_dir": places.run_dir,
             "node": node.name,
             "manifests": places.manifests,
-            "cni": {"store": places.store, "block_claims": places.block_claims},
+            "pod_cidrs": [] if is_ours else list(foreign_config.blocks(topology, node)),
+            "cni": {"store": places.store}
+            | ({"block_claims": places.block_claims} if is_ours else {}),
         }
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from samepath.cni.install import CONFLIST, PROGRAM, install
-from samepath.lab import build, processes, render, runtime
+from samepath.lab import build, foreign, processes, render, runtime
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import Process
 from samepath.lab.removal import checked, down, namespaces_of, need_root, programs_of
@@ -113,10 +113,20 @@ class Lab:
         if self.state.pods:
             names = [n.name for n in self.topology.working]
             wait(lambda: all(map(self._serves, names)), 30, f"{', '.join(names)} to serve")
+        if self.state.spec.speaker != "agent":
+            tell(f"{self.state.spec.speaker} on the nodes")
+            for node in self.topology.working:
+                self.start_speaker(node.name)
         tell("upstream router, gateways")
         self.start_upstream()
         for gateway in self.topology.gateways:
             self.start_gateway(gateway.name)
+
+    def start_speaker(self, node: str) -> None:
+        """Where the agent does not speak BGP itself."""
+        if self.state.spec.speaker != "agent":
+            wait(lambda: self._serves(node), 30, f"{node} to serve")
+            foreign.start(self, node)
 
     def _serves(self, node: str) -> bool:
         """Whether the agent advertises the service, in both families."""
@@ -369,7 +379,9 @@ class Lab:
         """Bring the folder to the present state, each changed file by rename."""
         endpoints = [e for p in self.state.pods if (e := p.endpoint())]
         nodes = [n for n in self.topology.nodes if n.name in self.state.nodes]
-        files = render.manifests(nodes, self.state.draining, endpoints)
+        # Another speaker drains by what it says: the agent beside it knows of no drain.
+        draining = self.state.draining if self.state.spec.speaker == "agent" else []
+        files = render.manifests(nodes, draining, endpoints)
         folder = self.run_dir / "manifests"
         for name, text in files.items():
             path = folder / name

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from samepath.lab import observe
+from samepath.lab.foreign_config import SUFFIX6
 from samepath.lab.observe import Sessions
 from samepath.lab.pause import Pulse
 from samepath.lab.render import Condition
@@ -74,6 +75,16 @@ class World:
         self._excused: set[str] = set()
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether the nodes speak BGP with another daemon than our agent."""
+        return self.lab.state.spec.speaker != "agent"
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        """Suffixes of the names of a pair's sessions: one, or one a family."""
+        return ("", SUFFIX6) if self.is_foreign else ("",)
+
+    @property
     def spec_hold_s(self) -> float:
         return float(self.lab.state.spec.hold_time_s)
 
@@ -116,8 +127,8 @@ class World:
             pair
             for g in self.gateways
             for pair in [(g, "upstream"), ("upstream", g)]
-            + [(g, n) for n in nodes]
-            + [(n, g) for n in nodes]
+            + [(g, n + over) for n in nodes for over in self.over]
+            + [(n, g + over) for n in nodes for over in self.over]
         }
 
         def up() -> bool:
@@ -199,6 +210,12 @@ class Survival:
         world.sessions_up(START_LIMIT_S)
         world.converge(limit_s=START_LIMIT_S)
         world.upstream_uses(world.gateways)
+        if world.is_foreign:
+            # FRR that has just begun sends End-of-RIB before its IPv6 routes: the first table may
+            # be made of some of the nodes.
+            limit_s = START_LIMIT_S + self.result.idle_timer_s
+            wait(lambda: not observe.moves_waiting(self.lab, world.gateways), limit_s,
+                 "the moves of the beginning")  # fmt: skip
         self._fill()
         self.traffic.busy(period_s(self.connections))
         self._measure_gateways()

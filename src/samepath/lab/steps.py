@@ -10,10 +10,11 @@ from __future__ import annotations
 import signal
 import time
 
-from samepath.lab import observe
+from samepath.lab import foreign, observe
 from samepath.lab.render import Condition
 from samepath.lab.scenario import Action, World, list_node
 from samepath.lab.state import wait
+from samepath.lab.topology import Speaker
 from samepath.lab.traffic import Traffic
 
 IDLE_MARGIN_S = 4.0
@@ -49,7 +50,10 @@ def _kill_gateway(world: World, traffic: Traffic, name: str) -> None:
     nodes = [*world.active, *world.draining]
     world.tell(f"waiting until the nodes have lost {name}")
     wait(
-        lambda: not any((n, name) in observe.sessions(world.lab).up for n in nodes),
+        lambda: (
+            not {(n, name + over) for n in nodes for over in world.over}
+            & set(observe.sessions(world.lab).up)
+        ),
         4 * world.spec_hold_s,
         f"the nodes to lose {name}",
         pause_s=0.3,
@@ -76,6 +80,7 @@ def add(world: World, traffic: Traffic) -> None:
     world.lab.start_pods([node], Condition.READY)
     changed = time.monotonic()
     world.lab.write_manifests()
+    world.lab.start_speaker(node.name)
     world.active.append(node.name)
     world.lab.expect_peers(len(world.active) + len(world.draining))
     world.converge()
@@ -86,13 +91,16 @@ def add(world: World, traffic: Traffic) -> None:
 
 
 def drain(world: World, traffic: Traffic) -> None:
-    """The label on its Node; its pods go on."""
+    """The label on its Node, or what its speaker is configured to say; its pods go on."""
     began = time.monotonic()
     name = world.active[1]
     world.active.remove(name)
     world.draining.append(name)
     world.lab.state.draining.append(name)
-    world.lab.write_manifests()
+    if world.is_foreign:
+        foreign.drain(world.lab, name)
+    else:
+        world.lab.write_manifests()
     world.converge()
     world.doing.converge_s = time.monotonic() - began
     world.look_at_once()
@@ -100,14 +108,21 @@ def drain(world: World, traffic: Traffic) -> None:
 
 
 def remove(world: World, traffic: Traffic) -> None:
-    """The drained node goes: its agent says goodbye, then its pods are stopped."""
+    """The drained node goes: its agent says goodbye (another speaker: withdraws its services, then
+    ends), then its pods are stopped."""
     name = world.draining.pop() if world.draining else world.active.pop(1)
     world.doing.own_nodes.add(name)
     world.watch({name})
     began = time.monotonic()
-    world.lab.stop(name, "agent", signal.SIGINT)
+    if world.is_foreign:
+        foreign.withdraw(world.lab, name)
+    else:
+        world.lab.stop(name, "agent", signal.SIGINT)
     world.converge()
     world.doing.converge_s = time.monotonic() - began
+    if world.is_foreign:
+        foreign.stop(world.lab, name, goodbye=True)
+        world.lab.stop(name, "agent", signal.SIGINT)
     _forget_node(world, name)
     if name in world.lab.state.draining:
         world.lab.state.draining.remove(name)
@@ -123,6 +138,8 @@ def crash(world: World, traffic: Traffic) -> None:
     began = time.monotonic()
     world.lab.host("fabric").ip("link", "set", name, "down")
     world.lab.stop(name, "agent", signal.SIGKILL)
+    if world.is_foreign:
+        foreign.stop(world.lab, name, goodbye=False)
     world.lab.end_pods(world.lab.pods(name), signal.SIGKILL)
     world.converge(limit_s=4 * world.spec_hold_s)
     world.doing.converge_s = time.monotonic() - began
@@ -136,10 +153,11 @@ def _forget_node(world: World, name: str) -> None:
 
 
 def restart(world: World, traffic: Traffic) -> None:
-    """kill -9 and start again, one after the other: each gateway, then each agent."""
+    """kill -9 and start again, one after the other: each gateway, then each agent that speaks."""
+    agents = [] if world.is_foreign else [*world.active, *world.draining]
     for name, program in (
         *((g, "gateway") for g in world.gateways),
-        *((n, "agent") for n in [*world.active, *world.draining]),
+        *((n, "agent") for n in agents),
     ):
         world.watch({name})
         world.tell(f"{name}: kill -9 and restart of the {program}")
@@ -155,6 +173,21 @@ def restart(world: World, traffic: Traffic) -> None:
         took = time.monotonic() - began
         world.doing.converge_s = max(world.doing.converge_s or 0.0, took)
     world.upstream_uses(world.gateways)
+
+
+def speaker_restart(world: World, traffic: Traffic) -> None:
+    """A node's foreign speaker: kill -9 and start again. What it makes of graceful restart is its
+    own affair, and so are its node's connections; nobody else's are."""
+    name = world.active[-1]
+    world.doing.own_nodes.add(name)
+    world.watch({name})
+    foreign.stop(world.lab, name, goodbye=False)
+    time.sleep(DEAD_S)
+    began = time.monotonic()
+    foreign.start(world.lab, name)
+    world.sessions_up()
+    world.converge()
+    world.doing.converge_s = time.monotonic() - began
 
 
 def roll(world: World, traffic: Traffic) -> None:
@@ -206,10 +239,19 @@ STEPS: list[tuple[str, str, Action]] = [
 ]
 
 
-def chosen(names: tuple[str, ...] | None) -> list[tuple[str, str, Action]]:
+FOREIGN_STEPS: list[tuple[str, str, Action]] = [
+    *STEPS,
+    ("speaker_restart", "A node's speaker killed, restarted", speaker_restart),
+]
+
+
+def chosen(
+    names: tuple[str, ...] | None, speaker: Speaker = "agent"
+) -> list[tuple[str, str, Action]]:
     """The steps of these names, in the scenario's order. Raises ValueError."""
-    known = [name for name, _, _ in STEPS]
+    steps = STEPS if speaker == "agent" else FOREIGN_STEPS
+    known = [name for name, _, _ in steps]
     for name in names or ():
         if name not in known:
             raise ValueError(f"no step {name!r}: there are {', '.join(known)}")
-    return [step for step in STEPS if names is None or step[0] in names]
+    return [step for step in steps if names is None or step[0] in names]

@@ -27,6 +27,7 @@ POD_PORT = 8080
 SEGMENT = ("10.83.0.0/24", "2001:db8:83::/64")
 POD_POOLS = ("10.244.0.0/16", "2001:db8:244::/48")
 BLOCK_SIZES = (26, 122)
+Speaker = Literal["agent", "frr", "bird", "gobgp"]
 CLUSTER_ADDRESSES = ("10.96.0.10", "2001:db8:96::10")
 
 
@@ -44,6 +45,9 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     grace_s: float = 6.0
     """terminationGracePeriodSeconds of the pods."""
     upstream: Literal["bird"] = "bird"
+    speaker: Speaker = "agent"
+    """Who speaks BGP on the nodes: our agent, or another daemon configured as MetalLB's (FRR),
+    Calico's (BIRD) or Cilium's and kube-router's (GoBGP); `lab.foreign`."""
     hold_time_s: int = 9
     buckets: int = 1021
     idle_timer_s: float = 30.0
@@ -165,12 +169,14 @@ def topology(spec: Spec) -> Topology:
     )
 
 
-def read_spec(file: Path | None) -> Spec:
-    """The description in a YAML file. Raises ValueError that names the file and the field."""
+def read_spec(file: Path | None, speaker: Speaker | None = None) -> Spec:
+    """The description in a YAML file, with another speaker where one is given. Raises ValueError
+    that names the file and the field."""
+    given = {} if speaker is None else {"speaker": speaker}
     if file is None:
-        return Spec()
+        return msgspec.convert(given, Spec)
     try:
-        return msgspec.convert(yaml.safe_load(file.read_text()) or {}, Spec)
+        return msgspec.convert((yaml.safe_load(file.read_text()) or {}) | given, Spec)
     except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -124,7 +124,9 @@ class Gateway:
         self.speaker = Speaker(
             with_next_hops(config, self.connected, self.addresses),
             wake=self.wake.set,
-            restarted=has_adopted,
+            # With an empty kernel, too: End-of-RIB comes late, and a neighbour that has restarted
+            # itself (BIRD, FRR) would keep its own paths back until then (RFC 4724 §4.1).
+            restarted=True,
             forwarding_preserved=has_adopted,
         )
         self.paths = Paths(
