@@ -49,8 +49,8 @@ Route = tuple[object, ...]
 
 
 def context_of(octets: bytes) -> Context:
-    """Each field of `Context` from the next bits of two octets."""
-    bits = int.from_bytes(octets.ljust(CONTEXT_OCTETS, b"\0"), "big")
+    """Each field of `Context` from the next bits of the first two octets."""
+    bits = int.from_bytes(octets[:CONTEXT_OCTETS].ljust(CONTEXT_OCTETS, b"\0"), "big")
     values: dict[str, Any] = {}
     for field in (field for field in fields(Context) if field.init):
         kind = _HINTS[field.name]
