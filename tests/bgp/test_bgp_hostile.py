@@ -70,7 +70,7 @@ def test_a_peer_that_reads_nothing_is_lost_and_its_paths_stay_for_its_restart(
             (status,) = gateway.peers()
             assert status.last_error == "send hold timer expired: the neighbour reads nothing"
             assert status.flaps == 1
-            await woken.until(lambda: not gateway._open_links)
+            await woken.until(lambda: not gateway.connections.open)
             deaf.close()
 
     run(main)
@@ -85,9 +85,9 @@ def test_a_peer_that_reads_again_in_time_stays(monkeypatch: pytest.MonkeyPatch) 
             deaf = Peer(gateway, 66)
             await woken.until(lambda: up(gateway))
             gateway.set("127.0.0.0/16", {V4: large(5_000)})
-            await woken.until(lambda: any(x.stuck_since for x in gateway._open_links))
+            await woken.until(lambda: any(x.stuck_since for x in gateway.connections.open))
             loop = asyncio.get_running_loop()
-            while any(x.stuck_since for x in gateway._open_links):
+            while any(x.stuck_since for x in gateway.connections.open):
                 await loop.sock_recv(deaf.sock, 1 << 20)
             assert up(gateway)
             deaf.close()
@@ -103,7 +103,7 @@ def test_no_more_is_made_than_the_socket_takes() -> None:
         async with speaker(gateway_config(NODES), woken) as gateway:
             deaf = Peer(gateway, 66)
             await woken.until(lambda: up(gateway))
-            (one,) = gateway._open_links
+            (one,) = gateway.connections.open
             transport_ = one._transport
             assert transport_ is not None
             gateway.set("127.0.0.0/16", {V4: large(20_000)})
@@ -167,7 +167,7 @@ def test_who_says_nothing_makes_room_for_others(monkeypatch: pytest.MonkeyPatch)
         async with speaker(gateway_config(NODES), woken) as gateway:
             silent = [connect(gateway, 20 + i) for i in range(20)]
             await woken.until(lambda: gateway.turned_away.get(TurnedAway.MADE_ROOM) == 12)
-            await woken.until(lambda: len(gateway._open_links) == 8)
+            await woken.until(lambda: len(gateway.connections.open) == 8)
             async with speaker(node_config(2, gateway), woken) as node:
                 node.set(GATEWAY, routes())
                 await woken.until(lambda: count(gateway) == 3)
@@ -194,7 +194,7 @@ def test_a_range_full_of_silence_makes_room_after_a_second(
         nodes = msgspec.structs.replace(NODES, max_sessions=4)
         async with speaker(gateway_config(nodes), woken) as gateway:
             silent = [connect(gateway, 20 + i) for i in range(4)]
-            await woken.until(lambda: len(gateway._open_links) == 4)
+            await woken.until(lambda: len(gateway.connections.open) == 4)
             async with speaker(node_config(2, gateway), woken) as node:
                 await woken.until(lambda: up(node))
             for sock in silent:
@@ -210,7 +210,7 @@ def test_peers_of_a_range_that_come_and_go_are_forgotten() -> None:
         async with speaker(gateway_config(nodes), woken) as gateway:
             for i in range(100):
                 connect(gateway, 20 + i).close()
-                await woken.until(lambda: not gateway._open_links)
+                await woken.until(lambda: not gateway.connections.open)
             assert len(gateway.peers()) <= 10
 
     run(main)
@@ -247,7 +247,7 @@ def test_a_peer_is_read_no_faster_than_it_is_heard(monkeypatch: pytest.MonkeyPat
         async with speaker(gateway_config(NODES), woken) as gateway:
             flood = Peer(gateway, 66)
             await woken.until(lambda: up(gateway))
-            (one,) = gateway._open_links
+            (one,) = gateway.connections.open
             monkeypatch.setattr(gateway, "schedule", lambda peer: None)  # nobody listens
             data = update(flood, large_nlris(1000)) * 4000
             loop = asyncio.get_running_loop()

@@ -155,7 +155,7 @@ def test_another_password_needs_a_new_session_and_the_same_one_none(
             await woken.until(lambda: count(a) == 3)
             password(SECRET + "\n", "ours")  # written anew, and the same
             a.reconfigure(a.config)
-            assert not a._passwords.are_stale
+            assert not a.passwords.are_stale
             assert up(a)
             assert only(b).flaps == 0
             password("another", "ours")
@@ -252,10 +252,10 @@ def test_a_password_is_nowhere_to_be_read(
             await woken.until(lambda: count(a) == 3)
             password("another one")
             for side in (a, b):
-                await woken.until(lambda: not side._passwords.are_stale)  # noqa: B023
+                await woken.until(lambda: not side.passwords.are_stale)  # noqa: B023
             assert "another password: a new session" in caplog.text
             await woken.until(lambda: up(a) and up(b) and count(a) == 3)
-            shown = repr((a.peers(), a.findings(), a.config, a._passwords.__dict__))
+            shown = repr((a.peers(), a.findings(), a.config, a.passwords.__dict__))
             for word in (SECRET, "another one"):
                 assert word not in shown
                 assert word not in caplog.text
@@ -280,7 +280,7 @@ def test_ttl_security_on_both_sides(tmp_path: Path) -> None:
         async with two(woken, {"ttl_security": True}, {"ttl_security": 1}) as (a, b):
             await woken.until(lambda: count(a) == 3)
             assert only(a).protection == only(b).protection == ("GTSM, 1 hop",)
-            link = next(iter(a._open_links))
+            link = next(iter(a.connections.open))
             sock = link._transport.get_extra_info("socket")  # type: ignore[union-attr]
             assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 255
             assert sock.getsockopt(socket.IPPROTO_IP, 21) == 255
@@ -309,7 +309,7 @@ def test_ttl_towards_external_neighbours(changes: dict[str, Any], ttl: int) -> N
         async with two(woken, changes, changes) as (a, b):
             await woken.until(lambda: count(a) == 3)
             for side in (a, b):
-                link = next(iter(side._open_links))
+                link = next(iter(side.connections.open))
                 sock = link._transport.get_extra_info("socket")  # type: ignore[union-attr]
                 assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == ttl
 

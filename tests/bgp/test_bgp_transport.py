@@ -207,7 +207,7 @@ def test_both_connect_at_once_and_one_connection_stays() -> None:
             await asyncio.sleep(0.3)
             assert up(a)
             assert up(b)
-            assert len(a._open_links) == len(b._open_links) == 1
+            assert len(a.connections.open) == len(b.connections.open) == 1
 
     run(main)
 

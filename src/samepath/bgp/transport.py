@@ -10,9 +10,9 @@ messages into an inbox, and a neighbour with a long inbox is not read from until
 UPDATEs are made when the socket has room for them, so that a neighbour that does not read costs no
 memory; one that reads nothing for minutes is given up.
 
-What somebody else opens is looked at before anything is made for it (`admission`), passwords and
-distances are the kernel's to check (`sockets`, `tcp_md5`), and a neighbour beyond its limit of
-prefixes may be left alone for a while (`prefix_limits`).
+TCP connections are `connections`', which looks at what others open before anything is made for it;
+passwords and distances are the kernel's to check (`sockets`, `tcp_md5`); a neighbour beyond its
+limit of prefixes may be left alone for a while (`prefix_limits`).
 
 RFC 4271 §8; RFC 9687 (send hold timer, without its NOTIFICATION: nobody would read it).
 """
@@ -21,15 +21,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 
 from samepath.bgp.adjout import Advertisement, Routes
-from samepath.bgp.admission import Admission, TurnedAway
+from samepath.bgp.admission import TurnedAway
+from samepath.bgp.connections import Connections
 from samepath.bgp.errors import Cease, Code, PeerError, shutdown
 from samepath.bgp.events import (
     CloseRequested,
@@ -40,23 +38,14 @@ from samepath.bgp.events import (
     UpdateReceived,
 )
 from samepath.bgp.hints import drops_text, same_identifiers, with_hints
-from samepath.bgp.link import CLOSE_S, Link
-from samepath.bgp.listeners import Listeners
+from samepath.bgp.link import CLOSE_S
 from samepath.bgp.neighbors import Neighbors, local_side, own_identity, terms
 from samepath.bgp.peer import FamilyStatus, Peer, PeerStatus
 from samepath.bgp.policy import Refusal
 from samepath.bgp.prefix_limits import PrefixLimits
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
-from samepath.bgp.sockets import (
-    SEND_HOLD_S,
-    connecting_socket,
-    destination,
-    distance,
-    keep_distance,
-    ttl_of_syn,
-    turn_away,
-)
+from samepath.bgp.sockets import SEND_HOLD_S
 from samepath.bgp.tcp_md5 import Dropped, Passwords, dropped
 from samepath.model.config import Bgp, Neighbor
 from samepath.model.net import (
@@ -84,8 +73,6 @@ SLICE_S = 0.002
 """In a turn a neighbour that has more to do lets the next one go on after so long."""
 FORGET_S = 600.0
 """A neighbour of a range that is down stays in the status for so long."""
-CLOSING_MOST = 256
-"""Connections that linger for their last words; the oldest of more is closed at once."""
 EVICT_S = 1.0
 """In a range that is full, a connection that is not established after so long makes room."""
 PASSWORDS_LOOK_S = 2.0
@@ -122,15 +109,9 @@ class Speaker:
         self._is_released = False
         self._routes: dict[str, Routes] = {}
         self._peers: dict[Address, Peer] = {}
-        self._links: dict[Session, Link] = {}
-        self._open_links: set[Link] = set()
-        self._attempts: dict[Session, asyncio.Task[None]] = {}
-        self._accepting: set[asyncio.Task[object]] = set()
-        self._closing: dict[Link, None] = {}
-        self._listeners = Listeners(self._take)
-        self._admission: Admission[Link] = Admission()
+        self.connections = Connections(self)
+        self.passwords = Passwords(config.neighbors)
         self._limits = PrefixLimits()
-        self._passwords = Passwords(config.neighbors)
         self._dropped_before = dropped()
         self._members: dict[str, dict[Peer, None]] = {}
         """The peers of each neighbour entry."""
@@ -148,11 +129,10 @@ class Speaker:
         """Listens and begins to connect. Raises OSError if it cannot listen."""
         self._loop = asyncio.get_running_loop()
         self._is_running = True
-        keys = self._neighbors.keys(self._passwords)
-        self._listeners.follow(self.config.listen, self.config.listen_port, keys)
+        self.connections.follow(self.config, self._neighbors.keys(self.passwords))
         for address, neighbor in self._neighbors.by_address.items():
             self._add_peer(address, neighbor)
-        for text in self._passwords.findings:
+        for text in self.passwords.findings:
             log.warning("%s", text)
         self._loop.call_later(PASSWORDS_LOOK_S, self._look_at_passwords)
 
@@ -161,9 +141,7 @@ class Speaker:
         paths for the restart time; for a process that another will follow. `text`: our reason, for
         the operators of the other side (RFC 9003)."""
         self._is_running = False
-        self._listeners.close()
-        for task in (*self._attempts.values(), *self._accepting):
-            task.cancel()
+        self.connections.stop()
         for handle in self._timers.values():
             handle.cancel()
         if notify:
@@ -172,10 +150,10 @@ class Speaker:
                 peer.stop(now, shutdown(text))
                 self._drain(peer)
         else:
-            for link in self._open_links:
+            for link in self.connections.open:
                 link.abort()
         until = self._loop.time() + CLOSE_S + 1
-        while self._open_links and self._loop.time() < until:
+        while self.connections.open and self._loop.time() < until:
             await asyncio.sleep(0.005)
 
     def set(self, neighbor: str, routes: Routes) -> None:
@@ -204,7 +182,7 @@ class Speaker:
 
     def findings(self) -> tuple[str, ...]:
         """What an operator should mend or know, besides what `peers` tells."""
-        found = [*self._passwords.findings, *same_identifiers(self.peers())]
+        found = [*self.passwords.findings, *same_identifiers(self.peers())]
         drops = dropped().since(self._dropped_before)
         if drops != Dropped():
             found.append(drops_text(drops))
@@ -213,7 +191,7 @@ class Speaker:
     @property
     def turned_away(self) -> Mapping[TurnedAway, int]:
         """Connections that were not taken or kept, since the start."""
-        return self._admission.counts
+        return self.connections.turned_away
 
     def refusals(self) -> tuple[Refusal, ...]:
         return self.rib.refusals()
@@ -221,11 +199,11 @@ class Speaker:
     def reconfigure(self, config: Bgp) -> None:
         """Sessions whose terms are the same stay as they are. Raises OSError if it cannot listen
         on a new address; then nothing has changed."""
-        passwords = Passwords(config.neighbors, self._passwords)
+        passwords = Passwords(config.neighbors, self.passwords)
         neighbors = Neighbors(config, self._neighbors)
-        self._listeners.follow(config.listen, config.listen_port, neighbors.keys(passwords))
+        self.connections.follow(config, neighbors.keys(passwords))
         for text in passwords.findings:
-            if text not in self._passwords.findings:
+            if text not in self.passwords.findings:
                 log.warning("%s", text)
         self._apply(config, neighbors, passwords)
 
@@ -245,7 +223,7 @@ class Speaker:
         if not self._is_running:
             return
         self._loop.call_later(PASSWORDS_LOOK_S, self._look_at_passwords)
-        if self._passwords.are_stale:
+        if self.passwords.are_stale:
             try:
                 self.reconfigure(self.config)
             except OSError as error:
@@ -253,7 +231,7 @@ class Speaker:
 
     def _apply(self, config: Bgp, neighbors: Neighbors, passwords: Passwords) -> None:
         former, self._local = self._local, local_side(config)
-        before, self._passwords = self._passwords, passwords
+        before, self.passwords = self.passwords, passwords
         self._neighbors, self.config = neighbors, config
         is_other = (former.asn, former.router_id) != (self._local.asn, self._local.router_id)
         self._know_ourselves()
@@ -329,124 +307,50 @@ class Speaker:
     def _peers_of(self, name: str) -> list[Peer]:
         return list(self._members.get(name, ()))
 
-    # Sockets.
+    # What the connections ask.
 
     @property
     def ports(self) -> dict[str, int]:
         """Where we listen, by address: for those that let the system choose (port 0)."""
-        return self._listeners.ports
+        return self.connections.ports
 
-    async def _connect(self, peer: Peer, session: Session) -> None:
-        neighbor = peer.neighbor
-        try:
-            why_not = self._passwords.why_not(neighbor)
-            if why_not:
-                raise OSError(why_not)
-            far, key = distance(neighbor, self.config.local_as), self._passwords.of(neighbor)
-            with ExitStack() as unless_taken:
-                sock = connecting_socket(peer.address, neighbor.local_address, far, key)
-                unless_taken.callback(sock.close)
-                await self._loop.sock_connect(sock, destination(peer.address, neighbor.port))
-                await self._loop.create_connection(lambda: Link(self, peer, session), sock=sock)
-                unless_taken.pop_all()
-        except OSError as error:
-            text = os.strerror(error.errno) if error.errno else str(error)
-            session.lost(f"connect: {text}")
-            self.schedule(peer)
+    def neighbor_at(self, address: Address) -> Neighbor | None:
+        return self._neighbors.match(address) if self._is_running else None
 
-    def _take(self, sock: socket.socket, address: Address) -> None:
-        """Somebody has connected to us."""
-        neighbor = self._neighbors.match(address)
-        why_not = self._why_turned_away(sock, address, neighbor)
-        if why_not is not None or neighbor is None:
-            self._say_turned_away(address, why_not or TurnedAway.STRANGER)
-            turn_away(sock)
-            return
-        keep_distance(sock, distance(neighbor, self.config.local_as))
-        task = self._loop.create_task(self._serve(sock))
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
+    def must_wait(self, address: Address) -> bool:
+        return self._limits.waits_until(address, self._loop.time()) is not None
 
-    async def _serve(self, sock: socket.socket) -> None:
-        with ExitStack() as unless_taken:
-            unless_taken.callback(sock.close)
-            await self._loop.connect_accepted_socket(lambda: Link(self), sock)
-            unless_taken.pop_all()
-
-    def _why_turned_away(
-        self, sock: socket.socket, address: Address, neighbor: Neighbor | None
-    ) -> TurnedAway | None:
-        now = self._loop.time()
-        if neighbor is None or not self._is_running:
-            return TurnedAway.STRANGER
-        if self._admission.is_too_often(address, now):
-            return TurnedAway.TOO_OFTEN
-        if self._passwords.why_not(neighbor):
-            return TurnedAway.NO_PASSWORD
-        if self._limits.waits_until(address, now) is not None:
-            return TurnedAway.WAITS
-        least = distance(neighbor, self.config.local_as).least_ttl
-        ttl = ttl_of_syn(sock) if least else None
-        if ttl is not None and ttl < least:
-            return TurnedAway.TOO_FAR
-        return None
-
-    def accepted(self, link: Link, peer: Address, local: Address) -> None:
-        """A connection was taken."""
-        neighbor = self._neighbors.match(peer) if self._is_running else None
-        if neighbor is None or not self._has_room(peer, neighbor):
-            self._say_turned_away(peer, TurnedAway.RANGE_FULL)
-            link.abort()
-            return
-        known = self._peers.get(peer) or self._add_peer(peer, neighbor)
-        session = known.accept(self._loop.time())
-        link.belongs_to(known, session)
-        self.opened(link, local)
-        oldest = self._admission.is_opening(link)
-        if oldest is not None and oldest.peer is not None:
-            self._say_turned_away(oldest.peer.address, TurnedAway.MADE_ROOM)
-            self._admission.is_over(oldest)
-            oldest.fail(TurnedAway.MADE_ROOM.value)
-
-    def opened(self, link: Link, local: Address) -> None:
-        peer, session = link.peer, link.session
-        assert peer is not None
-        assert session is not None
-        self._links[session] = link
-        self._open_links.add(link)
+    def spoke_from(self, local: Address) -> None:
         if local not in self._local_addresses:
             self._local_addresses.add(local)
             self._know_ourselves()
-        peer.connected(session, local, self._loop.time())
-        self.schedule(peer)
 
-    def closed(self, link: Link) -> None:
-        self._open_links.discard(link)
-        self._closing.pop(link, None)
-        self._admission.is_over(link)
-        if link.session is not None and self._links.get(link.session) is link:
-            del self._links[link.session]
-
-    def _has_room(self, address: Address, neighbor: Neighbor) -> bool:
-        """Room for one more of a range; those long gone make room, and those that linger."""
+    def admit(self, address: Address, neighbor: Neighbor) -> Peer | None:
+        """Those of a range that are long gone make room, and those that linger."""
         known = self._peers.get(address)
         members = self._members.get(neighbor.name, {})
-        if (known is not None and known.sessions) or len(members) < neighbor.max_sessions:
-            return True
-        now = self._loop.time()
+        is_there = known is not None and known.sessions
+        if not is_there and len(members) >= neighbor.max_sessions:
+            self._forget_idle(neighbor)
+            active = [p for p in members if p.sessions]
+            if len(active) >= neighbor.max_sessions and not self._make_room(active):
+                return None
+            known = self._peers.get(address)
+        return known or self._add_peer(address, neighbor)
+
+    def _forget_idle(self, neighbor: Neighbor) -> None:
+        now, members = self._loop.time(), self._members[neighbor.name]
         for peer in list(members):
             since = peer.idle_since
             is_crowded = len(members) >= 2 * neighbor.max_sessions
             if since is not None and (now - since > FORGET_S or is_crowded):
                 self._forget(peer)
-        active = [p for p in members if p.sessions]
-        if len(active) < neighbor.max_sessions:
-            return True
+
+    def _make_room(self, active: list[Peer]) -> bool:
+        now = self._loop.time()
         for peer in active:
             if peer.established is None and now - peer.since > EVICT_S:
-                for session in peer.sessions:
-                    if session in self._links:
-                        self._links[session].fail(TurnedAway.MADE_ROOM.value)
+                self.connections.make_room(peer)
                 self._work(peer, now + SLICE_S)
                 return True
         return False
@@ -494,7 +398,7 @@ class Speaker:
         has_more = self._write(peer, until)
         self._flush(peer)
         for session in peer.sessions:
-            link = self._links.get(session)
+            link = self.connections.of(session)
             if link is not None:
                 link.resume_reading()
         self._rearm(peer)
@@ -527,21 +431,22 @@ class Speaker:
     def _flush(self, peer: Peer) -> None:
         """KEEPALIVEs and the like, also while there is more to be read."""
         for session in peer.sessions:
-            link = self._links.get(session)
+            link = self.connections.of(session)
             if link is not None:
                 link.write(session.data_to_send())
 
     def _write(self, peer: Peer, until: float) -> bool:
         while peer.has_output and self._may_write(peer):
             session = peer.pull(self._loop.time())
-            if session is not None:
-                self._links[session].write(session.data_to_send())
+            link = self.connections.of(session)
+            if session is not None and link is not None:
+                link.write(session.data_to_send())
             if self._loop.time() >= until:
                 return True
         return False
 
     def _may_write(self, peer: Peer) -> bool:
-        link = self._links.get(peer.established) if peer.established else None
+        link = self.connections.of(peer.established)
         return link is not None and link.may_write
 
     def _act(self, peer: Peer, session: Session, event: Event) -> None:
@@ -549,35 +454,16 @@ class Speaker:
             case UpdateReceived():
                 return
             case ConnectRequested():
-                self._abandon(session)
                 if self._is_running:
-                    task = self._loop.create_task(self._connect(peer, session))
-                    self._attempts[session] = task
+                    self.connections.make(peer, session)
             case CloseRequested():
-                self._abandon(session)
+                self.connections.abandon(session)
             case Established():
-                if session in self._links:
-                    self._admission.is_over(self._links[session])
+                self.connections.is_established(session)
                 self._say_established(peer)
             case Down():
                 self._say_down(peer, event)
         self._news()
-
-    def _abandon(self, session: Session) -> None:
-        """The session's TCP connection, present or attempted, has no further use."""
-        attempt = self._attempts.pop(session, None)
-        if attempt is not None:
-            attempt.cancel()
-        link = self._links.pop(session, None)
-        words = session.data_to_send()
-        if link is not None:
-            link.write(words)
-            link.close()
-            self._closing[link] = None
-            if len(self._closing) > CLOSING_MOST:
-                oldest = next(iter(self._closing))
-                del self._closing[oldest]
-                oldest.abort()
 
     def _news(self) -> None:
         self._has_news = True
@@ -597,7 +483,7 @@ class Speaker:
 
     def _send_hold(self, peer: Peer) -> float | None:
         """When a neighbour that reads nothing will be lost. RFC 9687 §3."""
-        link = self._links.get(peer.established) if peer.established else None
+        link = self.connections.of(peer.established)
         if link is None or link.stuck_since is None:
             return None
         return link.stuck_since + SEND_HOLD_S
@@ -605,11 +491,9 @@ class Speaker:
     def _ring(self, peer: Peer) -> None:
         del self._timers[peer]
         now = self._loop.time()
-        stuck_until = self._send_hold(peer)
-        if stuck_until is not None and stuck_until <= now and peer.established in self._links:
-            self._links[peer.established].fail(
-                "send hold timer expired: the neighbour reads nothing"
-            )
+        stuck_until, link = self._send_hold(peer), self.connections.of(peer.established)
+        if link is not None and stuck_until is not None and stuck_until <= now:
+            link.fail("send hold timer expired: the neighbour reads nothing")
         peer.handle_timer(now)
         # In the same breath: a connection that is given up must not be made in between.
         if self._work(peer, now + TURN_S) or self._has_news or self.rib.is_changed:
@@ -629,10 +513,6 @@ class Speaker:
             more.append(f"{' and '.join(near)}: over {share}")
         status = replace(peer.status(), refused_for=self.rib.refused_for(peer.address))
         return with_hints(status, peer.neighbor, self.config.local_as, more, drops)
-
-    def _say_turned_away(self, address: Address, why: TurnedAway) -> None:
-        if self._admission.count(why, self._loop.time()):
-            log.info("%s: connection turned away: %s", address_text(address), why.value)
 
     def _say_established(self, peer: Peer) -> None:
         name = address_text(peer.address)
