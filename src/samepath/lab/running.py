@@ -119,8 +119,16 @@ class Lab:
                 self.start_speaker(node.name)
         tell("upstream router, gateways")
         self.start_upstream()
-        for gateway in self.topology.gateways:
-            self.start_gateway(gateway.name)
+        names = [gateway.name for gateway in self.topology.gateways]
+        for name in names:
+            self.start_gateway(name)
+        wait(lambda: all(map(self._answers, names)), 30, f"{', '.join(names)} to answer")
+
+    def _answers(self, gateway: str) -> bool:
+        try:
+            return bool(ask(self.program_dir(gateway), "gateway", "status"))
+        except (NotRunningError, ValueError):
+            return False
 
     def start_speaker(self, node: str) -> None:
         """Where the agent does not speak BGP itself."""
