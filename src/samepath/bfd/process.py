@@ -150,21 +150,17 @@ class Process:
     def _start(self) -> socket.socket:
         """One that listens already, so that there is nothing to wait for."""
         self._path.unlink(missing_ok=True)
-        umask = os.umask(0o177)
-        try:
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            with listener:
-                listener.bind(str(self._path))
-                listener.listen(8)
-                self._child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", MODULE, str(listener.fileno()), self._identity],
-                    pass_fds=[listener.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-                self.starts += 1
-        finally:
-            os.umask(umask)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            os.fchmod(listener.fileno(), 0o600)  # not by umask, which is other threads', too
+            listener.bind(str(self._path))
+            listener.listen(8)
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", MODULE, str(listener.fileno()), self._identity],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            self.starts += 1
         connection = self._connect()
         if connection is None:
             raise ConnectionError("it ended at once")

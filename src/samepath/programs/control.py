@@ -100,13 +100,16 @@ async def serve(run_dir: str, name: str, answers: Mapping[str, Answer]) -> async
             # The asker went away, does not read, or sent more than a line may hold.
             writer.transport.abort()
 
-    umask = os.umask(0o177)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        os.fchmod(listener.fileno(), 0o600)  # not by umask, which is other threads', too
+        listener.bind(str(path))
         return await asyncio.start_unix_server(
-            converse, path=str(path), limit=LINE_LIMIT, backlog=256
+            converse, sock=listener, limit=LINE_LIMIT, backlog=256
         )
-    finally:
-        os.umask(umask)
+    except BaseException:
+        listener.close()
+        raise
 
 
 async def answer(line: bytes, answers: Mapping[str, Answer]) -> bytes:
