@@ -67,12 +67,19 @@ class OurSpeaker:
         self._end = asyncio.Event()
         self.speaker = Speaker(self.config, wake=self.woken, **self._options)
         await self.speaker.start()
+        await self.began()
         self._ready.set()
         await self._end.wait()
+        await self.ends()
         await self.speaker.stop(notify=self._notify, text=self._text)
 
     def woken(self) -> None:
-        """The speaker has news. On its event loop."""
+        """The speaker has news. This and the next two are for those who add to it; all of them
+        are called on its event loop."""
+
+    async def began(self) -> None: ...
+
+    async def ends(self) -> None: ...
 
     def start(self, *prefixes: str, release: bool = True) -> Any:
         self._thread.start()

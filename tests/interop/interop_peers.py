@@ -164,7 +164,9 @@ class Frr(Daemon):
         restart = "bgp graceful-restart\n bgp graceful-restart preserve-fw-state"
         for prefix in OFFERED:
             networks[6 if ":" in prefix else 4] += f"  network {prefix}\n"
+        # Without delay: else routes wait 5 s for their route-map, and End-of-RIB does not.
         return f"""
+bgp route-map delay-timer 0
 router bgp {terms.their_as}
  bgp router-id {THEIRS}
  {restart if terms.restarts else ""}

@@ -149,8 +149,7 @@ def test_a_daemon_that_is_killed_keeps_its_paths_until_it_is_back(
 ) -> None:
     ours, theirs = pair(kind, Terms(65001, 65002, restarts=True))
     meet(ours, theirs)
-    # FRR 8.4 sends End-of-RIB for IPv6 before its IPv6 routes: then they are gone for a while.
-    look = keeps(ours.learned, set(OFFERED[:2] if kind is Frr else OFFERED))
+    look = keeps(ours.learned, set(OFFERED))
     theirs.kill()
     wait(lambda: ours.stale() == len(OFFERED), "stale paths")
     look()
