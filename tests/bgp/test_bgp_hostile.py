@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import struct
 import time
@@ -352,6 +353,19 @@ def nlris_24(first: int, count_: int) -> tuple[Nlri, ...]:
     return tuple(
         make_nlri((0x10000000 + (first + i) * 256).to_bytes(4, "big"), 24) for i in range(count_)
     )
+
+
+def test_as_many_sockets_as_the_system_allows() -> None:
+    async def main() -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        try:
+            async with speaker(gateway_config(), Woken()):
+                assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    run(main)
 
 
 def test_the_kernel_gives_up_on_who_acknowledges_nothing() -> None:

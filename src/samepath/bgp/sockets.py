@@ -11,6 +11,8 @@ TCP_USER_TIMEOUT, for what the kernel has taken already); Linux ip(7), ipv6(7), 
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
 import struct
 from dataclasses import dataclass
@@ -51,6 +53,15 @@ def distance(neighbor: Neighbor, local_as: int) -> Distance:
     if neighbor.remote_as in ("internal", local_as):
         return Distance(64)
     return Distance(neighbor.ebgp_multihop)
+
+
+def make_room() -> None:
+    """As many sockets as the system lets us have: a thousand neighbours are more than the soft
+    limit of most systems, which is for those who use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listening_socket(text: str, port: int) -> socket.socket:

@@ -45,7 +45,7 @@ from samepath.bgp.policy import Refusal
 from samepath.bgp.prefix_limits import PrefixLimits
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
-from samepath.bgp.sockets import SEND_HOLD_S
+from samepath.bgp.sockets import SEND_HOLD_S, make_room
 from samepath.bgp.tcp_md5 import Dropped, Passwords, dropped
 from samepath.model.config import Bgp, Neighbor
 from samepath.model.net import (
@@ -129,6 +129,7 @@ class Speaker:
         """Listens and begins to connect. Raises OSError if it cannot listen."""
         self._loop = asyncio.get_running_loop()
         self._is_running = True
+        make_room()
         self.connections.follow(self.config, self._neighbors.keys(self.passwords))
         for address, neighbor in self._neighbors.by_address.items():
             self._add_peer(address, neighbor)
