@@ -30,7 +30,12 @@ def test_the_socket_is_roots_own_and_the_umask_nobody_elses_concern(
     host: hosts.Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0)
+
+    def umask(mask: int) -> int:
+        asked.append(mask)
+        return 0
+
+    monkeypatch.setattr(os, "umask", umask)
     hosts.wait(lambda: host.process.pid is not None, "the process")
     host.kill_process()
     hosts.wait(lambda: host.process.starts >= 2, "another process")

@@ -16,7 +16,8 @@ from typing import Any
 
 from interop_ours import OurSpeaker, two_hosts
 from interop_peers import OURS, OURS_V6, wait
-from matrix_daemons import PEERS, Peer
+from matrix_daemons import PEERS
+from matrix_peer import Peer
 from matrix_rows import ROWS
 from matrix_setting import (
     BANDWIDTH,

@@ -9,8 +9,9 @@ from pathlib import Path
 import matrix_page
 import pytest
 from matrix_cells import CELLS
-from matrix_daemons import PEERS, Peer
+from matrix_daemons import PEERS
 from matrix_page import PAGE, page
+from matrix_peer import Peer
 from matrix_rows import MISSING, NOTES, ROWS
 from matrix_world import Runs
 
