@@ -356,9 +356,15 @@ def _records() -> list[bytes]:
 
 def ledgers() -> list[bytes]:
     records = _records()
+    taken = json.dumps(_TAKE).encode() + b'\n{"free":["10.244.0.2"]}'
     odd = ({**_TAKE, "mac": 7}, {**_TAKE, "take": "1"}, {"free": [1]}, {"wired": 9}, {"take": 1})
     found = [header_line("fuzz") + b"\n" + json.dumps(record).encode() for record in odd]
-    found += [b'{"samepath":"\xff"}', b"{" * 2000, header_line("fuzz") + b"\n" + b"[" * 2000]
+    found += [
+        header_line("fuzz") + b"\n" + taken,
+        b'{"samepath":"\xff"}',
+        b"{" * 2000,
+        header_line("fuzz") + b"\n" + b"[" * 2000,
+    ]
     return found + [
         b"\n".join((header_line("fuzz"), *records[:n])) for n in range(len(records) + 1)
     ]

@@ -619,6 +619,15 @@ def test_lines_with_a_right_checksum_that_make_no_sense(path: Path, lines: list[
     assert salvage(path) == {}
 
 
+def test_an_address_that_is_taken_is_not_said_to_be_free(path: Path) -> None:
+    writer = journal.Journal(path)
+    writer.rewrite(_HEADER, [_TAKE, b'{"free":["10.1.0.9","10.1.0.1"]}'], 100_000)
+    writer.close()
+    with pytest.raises(StoreCorrupt, match=r"10\.1\.0\.1 is not free"):
+        Store(path, BOOT)
+    assert [a.addresses for a in salvage(path).values()] == [(address(1),)]
+
+
 def test_damage_of_another_boot_costs_order_only(path: Path) -> None:
     _history(path)
     octets = bytearray(path.read_bytes())

@@ -138,7 +138,10 @@ def _replay_one(ledger: Ledger, keys: dict[int, Key], record: bytes) -> None:
         ledger.release(keys.pop(fields["release"]))
     else:
         for text in fields["free"]:
-            ledger.free(_address(text))
+            address = _address(text)
+            if address in ledger.owners:
+                raise ValueError(f"{text} is not free")
+            ledger.free(address)
 
 
 def header_line(boot_id: str) -> bytes:
