@@ -134,7 +134,8 @@ def test_a_gateway_killed_and_back_and_its_neighbours_bfd_stays_up(lab: Lab) -> 
             assert bfd_up(lab, node, "agent", 2)
         lab.start_gateway("gw1")
         wait(lambda: bfd_up(lab, "gw1", "gateway", 3), "taken over", 20)
-        assert observe.status(lab, "gw1", "gateway")["bfd"]["pid"] == pid  # type: ignore[index]
+        log = lab.log("gw1", "gateway").read_text()
+        assert observe.status(lab, "gw1", "gateway")["bfd"]["pid"] == pid, log  # type: ignore[index]
         wait(
             lambda: all(p["state"] == "Established" for p in peers(lab, "gw1", "gateway")),
             "its sessions", 20,

@@ -197,6 +197,28 @@ def test_other_terms_without_a_flap(pair: Pair) -> None:
     assert ours.losses() == theirs.losses() == 0
 
 
+def test_a_process_that_was_held_up_does_not_blame_its_peers(pair: Pair) -> None:
+    """What came meanwhile waits in its sockets, and is looked at before the time is."""
+    ours, theirs = pair
+    ours.wanted = {THEIRS: Want(Terms(transmit_us=1_000_000, receive_us=100_000))}
+    theirs.wanted = {OURS: Want(Terms(transmit_us=100_000, receive_us=1_000_000))}
+    for host in pair:
+        host.start()
+    wait(lambda: ours.is_up() and theirs.is_up(), "up")
+    wait(lambda: ours.process.sessions[THEIRS].detection_time_s == 0.3, "its detection time")
+    wait(lambda: theirs.process.sessions[OURS].detection_time_s == 3.0, "theirs")
+    pid = ours.process.pid
+    assert pid is not None
+    for _ in range(3):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.2)  # four times its detection time, and less than theirs
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.6)  # twice its detection time
+        assert ours.is_up()
+        assert theirs.is_up()
+    assert ours.losses() == theirs.losses() == 0
+
+
 def test_another_on_its_port_is_said_and_waited_for(pair: Pair) -> None:
     ours, theirs = pair
     theirs.wanted = {OURS: Want()}

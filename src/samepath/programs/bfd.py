@@ -67,18 +67,20 @@ class Process:
 
     def run(self) -> None:
         """Until it is told to end, or nobody has come for `linger_s`."""
-        system = self.peers.system
-        woken_at = 0.0
+        system, poll = self.peers.system, self.peers.poll.poll
+        now = 0.0
         while True:
-            if time.monotonic() - woken_at < system.together_s:
+            if time.monotonic() - now < system.together_s:
                 time.sleep(system.together_s)  # a wake-up costs more than a packet
-            events = self.peers.poll.poll(self._pause_s(system.next_timer()))
-            woken_at = time.monotonic()
+            poll(self._pause_s(system.next_timer()))
+            # Whatever had arrived by this moment is read before the moment is judged by, even if we
+            # were held up on the way here.
+            now = time.monotonic()
+            events = poll(0)
             for descriptor, _ in events:
                 self.peers.arrived(descriptor)
             if any(self._serve(descriptor) for descriptor, _ in events):
                 return
-            now = time.monotonic()
             system.handle_timer(now)
             self.peers.send()
             if now >= self.look_at:
