@@ -128,6 +128,10 @@ def test_without_agreement_a_shutdown_is_said_plainly() -> None:
     b.pump(b.peer(a))
     world.run_until(lambda: a.peer(b).established is None)
     assert a.peer(b).last_error == "Cease: administrative shutdown (moving house)"
+    world.kill(b)
+    world.run(30)  # Attempts to connect, each with an error of its own.
+    assert a.peer(b).last_error == "connection refused"
+    assert a.peer(b).status().lost_for == "Cease: administrative shutdown (moving house)"
 
 
 @pytest.mark.parametrize(

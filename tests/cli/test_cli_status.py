@@ -36,6 +36,12 @@ DOWN = PEER | {
 }  # fmt: skip
 
 
+REFUSED = DOWN | {
+    "address": "10.9.0.98", "last_error": "connect: Connection refused",
+    "lost_for": "Cease: administrative shutdown (a [new] line card)",
+}  # fmt: skip
+
+
 def member(address: str, present: int, target: int, state: str = "active") -> dict[str, Any]:
     return {"address": address, "weight": 1, "state": state, "why": "",
             "present": present, "target": target}  # fmt: skip
@@ -57,7 +63,7 @@ GATEWAY: dict[str, Any] = {
         {"severity": "info", "text": "net.ipv4.ip_forward was 0, now 1"},
         {"severity": "warning", "text": "zebra runs here"},
     ],
-    "flow_hash": {"ipv4": "as predicted"}, "peers": [PEER, DOWN],
+    "flow_hash": {"ipv4": "as predicted"}, "peers": [PEER, DOWN, REFUSED],
     "services": [
         {"prefix": "192.0.2.1/32", "table": 0x54000000, "installed": True,
          "active": [f"10.9.0.{n}" for n in range(1, 65)], "draining": ["10.9.0.99"]},
@@ -143,6 +149,7 @@ def test_gateway_fits_the_terminal_and_cuts_no_number(
         "draining",
         "7 off departed next hops, 8 when idle",
         "3 sessions lost, last error: hold timer expired [after 9 s]",
+        "lost, the last for: Cease: administrative shutdown (a [new] line card), last error: ",
         "stale paths stay for 1m01s",
         "203.0.113.0/24",
         "zebra runs here",

@@ -86,6 +86,7 @@ class Peer:
         self.outgoing: Session | None = None
         self.incoming: Session | None = None
         self.last_error = ""
+        self.lost_for = ""
         self.flaps = 0
         self._local = local
         self._rib = rib
@@ -341,6 +342,7 @@ class Peer:
             assert self._negotiated is not None
             self._stale.lost(down, self._negotiated, self.neighbor, now)
             self.flaps += 1
+            self.lost_for = down.text or down.reason.value
             self._up = self._negotiated = self._out = None
             self._ended = set()
         if session is self.incoming:
@@ -460,6 +462,7 @@ class Peer:
             stale_until_s=self._stale.until,
             last_error=self.last_error,
             flaps=self.flaps,
+            lost_for=self.lost_for,
             messages_received=self._messages.received,
             messages_sent=self._messages.sent,
             malformed={a.value: n for a, n in self._malformed.items()},

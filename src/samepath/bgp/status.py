@@ -45,6 +45,8 @@ class PeerStatus:
     last_error: str
     flaps: int
     """Established sessions lost."""
+    lost_for: str = ""
+    """Why the last of them was: the errors of later attempts to connect do not hide it."""
     messages_received: Mapping[str, int] = field(default_factory=dict)
     messages_sent: Mapping[str, int] = field(default_factory=dict)
     """By type, since it is configured."""

@@ -88,6 +88,8 @@ def peers(out: Console, known: Sequence[dict[str, Any]]) -> None:
     for peer in known:
         if peer["last_error"]:
             lost = f", {peer['flaps']} sessions lost" if peer["flaps"] else ""
+            if peer.get("lost_for", peer["last_error"]) not in ("", peer["last_error"]):
+                lost += f", the last for: {escape(peer['lost_for'])}"
             out.print(f"  {peer['address']}{lost}, last error: {escape(peer['last_error'])}")
         if peer["stale_for_s"] is not None:
             out.print(f"  {peer['address']}: stale paths stay for {ago(peer['stale_for_s'])}")

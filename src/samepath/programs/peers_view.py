@@ -58,6 +58,7 @@ def _peer(peer: PeerStatus, now: float) -> dict[str, Any]:
         else round(max(0.0, peer.stale_until_s - now), 1),
         "last_error": peer.last_error,
         "flaps": peer.flaps,
+        "lost_for": peer.lost_for,
         "protection": list(peer.protection),
         "hints": list(peer.hints),
         "refused_for": {reason.value: count for reason, count in peer.refused_for.items()},
