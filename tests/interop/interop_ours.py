@@ -102,7 +102,9 @@ class OurSpeaker:
         return asyncio.run_coroutine_threadsafe(there(), self._loop).result(5)
 
     def offer(self, *prefixes: str) -> None:
-        self.call(lambda s: s.set(self.name, routes(*prefixes)))
+        """To all neighbours the same."""
+        for neighbor in self.config.neighbors:
+            self.call(lambda s, name=neighbor.name: s.set(name, routes(*prefixes)))  # type: ignore[misc]
 
     def learned(self) -> dict[str, str]:
         def there(speaker: Speaker) -> dict[str, str]:

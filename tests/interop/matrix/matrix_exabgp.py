@@ -76,7 +76,7 @@ neighbor {terms.ours} {{
     def _tell(self, prefix: str, more: str, hop: str = "") -> None:
         self._say(f"announce route {prefix} next-hop {hop or self._hop(prefix)} {more}")
 
-    def own_hop(self, prefix: str) -> str:
+    def _hop(self, prefix: str) -> str:
         return THEIRS_V6 if self.setting.has_third else own_hop(prefix)
 
     def paths(self, prefix: str) -> list[Seen]:

@@ -75,7 +75,6 @@ class Watching(OurSpeaker):
 class World:
     theirs: Peer
     ours: Watching
-    third: OurSpeaker | None = None
 
     def __init__(self, kind: type[Peer], setting: Setting, folder: Path) -> None:
         self.setting = setting
@@ -92,9 +91,12 @@ class World:
             started.callback(self.theirs.stop)
             self.start_ours()
             started.callback(lambda: self.ours.stop())
-            self.tell()
             if self.setting.has_third:
-                started.enter_context(self._with_third())
+                third = self._third()
+                started.callback(third.stop)
+                third.start(REFLECTED, SHARED)
+                wait(lambda: self.paths(REFLECTED) and self.paths(SHARED), "the third's routes")
+            self.tell()
             self.theirs.start()
             wait(self._have_met, "the session and all routes", 30)
             self._unless_ended = started.pop_all()
@@ -104,8 +106,6 @@ class World:
         self._unless_ended.close()
 
     def _have_met(self) -> bool:
-        if self.third is not None and self.ours.status().is_established:
-            self.tell()  # with what the third has told us by now
         return set(self.ours.learned()) >= set(self.theirs.offered) and self.they_have_all()
 
     def they_have_all(self) -> bool:
@@ -152,7 +152,7 @@ class World:
             **more,
         )
 
-    def _with_third(self) -> ExitStack:
+    def _third(self) -> OurSpeaker:
         """A second speaker of ours, which tells us and the peer of its own routes."""
         self.our_host.ip("addr", "add", f"{THIRD_V6}/64", "dev", "eth0", "nodad")
         config = Bgp(
@@ -162,15 +162,7 @@ class World:
             next_hops=[THIRD_V6],
             neighbors=[self._neighbor(a, THIRD_V6) for a in (OURS_V6, self.terms.theirs)],
         )
-        third = self.third = OurSpeaker(self.our_host, config)
-        third.start(REFLECTED, SHARED)
-        for neighbor in config.neighbors:
-            third.name = neighbor.name
-            third.offer(REFLECTED, SHARED)
-        third.call(lambda s: s.release_end_of_rib())
-        end = ExitStack()
-        end.callback(third.stop)
-        return end
+        return OurSpeaker(self.our_host, config)
 
     def tell(self, *but: str, release: bool = True) -> None:
         """All that we advertise to the peer, without what is in `but`."""
