@@ -140,6 +140,15 @@ class ResilientRoutes:
         hops = {hop.address for row in self.rows if row.present for hop in row.target.hops}
         return bool(hops) and not any(connected(address) for address in hops)
 
+    def hops(self) -> dict[tuple[Family, Nlri], frozenset[Address]]:
+        """Who owns buckets of each prefix now."""
+        return {
+            (row.family, nlri): frozenset(row.present.counts())
+            for row in self.rows
+            if row.present is not None
+            for nlri in row.nlris
+        }
+
     def used_slots(self) -> set[int]:
         """Slots that must keep their meaning."""
         return self.tables.used_slots(self.rows)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -256,20 +256,26 @@ def _kernel_findings(gateway: bool, release: str) -> Iterator[Finding]:
 
 
 def zebras() -> list[int]:
-    """Processes named zebra in the network namespace of the calling thread."""
+    """FRR's zebra in the network namespace of the calling thread."""
+    return [pid for _, pid in processes({"zebra"})]
+
+
+def processes(names: Collection[str]) -> list[tuple[str, int]]:
+    """Processes of these names in the network namespace of the calling thread: name and id."""
     ours = os.stat("/proc/thread-self/ns/net")
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            if Path(f"/proc/{entry}/comm").read_text().strip() != "zebra":
+            name = Path(f"/proc/{entry}/comm").read_text().strip()
+            if name not in names:
                 continue
             theirs = os.stat(f"/proc/{entry}/ns/net")
         except OSError:  # it ended, or is not ours to look at
             continue
         if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
-            found.append(int(entry))
+            found.append((name, int(entry)))
     return sorted(found)
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from samepath.model.net import Family, PrefixSet, parse_address, parse_prefix
+from samepath.model.route_protocols import number
 
 Kind = Literal["services", "pods", "routes"]
 """What a prefix means to us: a service IP (resilient table), a node's pod block (plain route,
@@ -223,7 +224,27 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
         _passwords_within_ranges(self.neighbors)
 
 
+class KernelRoutes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A routing daemon beside us (FRR, BIRD) speaks BGP: its routes in the kernel are our source of
+    services (docs/gateway.md)."""
+
+    services: list[str]
+    """Only routes to prefixes within these are looked at."""
+    protocols: list[str] = msgspec.field(default_factory=lambda: ["bgp", "bird"])
+    """Who made them, as `ip route` says after `proto`: FRR's BGP is `bgp`, BIRD is `bird`."""
+
+    def __post_init__(self) -> None:
+        if not self.services:
+            raise ValueError("kernel_routes: services: at least one prefix")
+        PrefixSet(self.services)
+        for name in self.protocols:
+            number(name)
+
+
 class GatewayConfig(Bgp, frozen=True, kw_only=True):
+    kernel_routes: KernelRoutes | None = None
+    """Take services from a routing daemon's routes. `neighbors` is empty then: the daemon speaks
+    BGP, also upstream."""
     buckets: int = 1021
     """Buckets of a table, 1 to 4093; the same on all gateways of a tier; never follows
     the members."""
@@ -264,6 +285,10 @@ class GatewayConfig(Bgp, frozen=True, kw_only=True):
             raise ValueError("hash_seed: 1 to 4294967295")
         _positive("idle_timer_s", self.idle_timer_s)
         _positive("transition_idle_s", self.transition_idle_s)
+        if self.kernel_routes is not None and self.neighbors:
+            raise ValueError("neighbors: none with kernel_routes: the routing daemon speaks BGP")
+        if self.kernel_routes is not None and self.dataplane == "plain":
+            raise ValueError("dataplane: plain: not with kernel_routes")
         if self.transition_deadline_s is not None:
             _positive("transition_deadline_s", self.transition_deadline_s)
         if not 1024 <= self.flow_table_entries <= 1 << 26:

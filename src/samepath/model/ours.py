@@ -6,6 +6,11 @@ Marked before it is made; `is_ours` is asked before anything is deleted (docs/AR
 PROTOCOL = 83
 """rtm_protocol, nh_protocol and IFA_PROTO of all that is ours."""
 
+TABLE = 83
+"""The routing table of our own routes, for a gateway beside a routing daemon."""
+RULE_PREFERENCE = 8300
+"""Of the rules that lead there: after the local table's, before the main one's."""
+
 POD_LINK = "smp"
 """What the name of a pod's link begins with, on the node's side."""
 

@@ -226,6 +226,26 @@ def nexthop_routes(family: Family, bodies: Iterable[memoryview]) -> dict[tuple[N
     return found
 
 
+def routes_within(
+    family: Family, bodies: Iterable[memoryview], within: Callable[[Nlri], bool]
+) -> list[Route]:
+    """Those to prefixes that `within` holds. Linux puts RTA_DST right after RTA_TABLE: of all other
+    prefixes, a full table maybe, nothing more is looked at."""
+    form = struct.Struct(f"=xB10xHHIHH{family.octets}s")
+    heads = (8, uapi.RTA_TABLE, 4 + family.octets, uapi.RTA_DST)
+    found = []
+    for body in bodies:
+        if len(body) >= form.size:
+            length, l1, t1, _, l2, t2, destination = form.unpack_from(body)
+            is_usual = (l1, t1, l2, t2) == heads and length <= family.bits
+            if is_usual and not within(make_nlri(destination, length)):
+                continue
+        one = route(body)
+        if one is not None and within(one.nlri):
+            found.append(one)
+    return found
+
+
 @_whole
 def lookup(body: memoryview) -> Lookup:
     """The answer to RTM_GETROUTE for one destination."""

@@ -17,19 +17,23 @@ KEPT = 20
 
 
 class Findings:
-    def __init__(self) -> None:
+    def __init__(self, *, is_beside_daemon: bool = False) -> None:
+        self.is_beside_daemon = is_beside_daemon
         self._around: list[Finding] = []
         self._wrong: list[Finding] = []
         self._righted: list[Finding] = []
         self._data_plane: list[Finding] = []
+        self._beside: list[Finding] = []
 
     @property
     def all(self) -> list[Finding]:
-        return [*self._around, *self._data_plane, *self._wrong, *self._righted]
+        return [*self._around, *self._data_plane, *self._beside, *self._wrong, *self._righted]
 
     def look_around(self) -> None:
         """At what no write can change."""
         found = list(surroundings(gateway=True))
+        if self.is_beside_daemon:  # who has its own word on that
+            found = [f for f in found if f.what != "FRR's zebra"]
         self._say(found, self._around)
         self._around = found
 
@@ -46,6 +50,11 @@ class Findings:
         """What is wrong with the BPF data plane."""
         self._say(found, self._data_plane)
         self._data_plane = found
+
+    def about_daemon(self, found: list[Finding]) -> None:
+        """What is wrong with the routes of the daemon that is our source."""
+        self._say(found, self._beside)
+        self._beside = found
 
     def _say(self, found: list[Finding], known: list[Finding]) -> None:
         for finding in found:

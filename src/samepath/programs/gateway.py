@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from samepath.apply import hash_check
 from samepath.apply.adoption import adopted_hops
@@ -40,6 +41,8 @@ from samepath.programs import control
 from samepath.programs.config import Watch, load
 from samepath.programs.findings import Findings, settle
 from samepath.programs.gateway_bpf import Bpf
+from samepath.programs.gateway_kernel_routes import DaemonRoutes, leave_table, open_kernel
+from samepath.programs.gateway_kernel_routes import read as read_daemon_routes
 from samepath.programs.gateway_offer import Onward
 from samepath.programs.gateway_paths import Paths
 from samepath.programs.gateway_reading import Schedule, read
@@ -67,7 +70,10 @@ SLOW_S = 0.25
 """The kernel usually answers sooner."""
 PART_S = 0.02
 """Work in a thread, before others may look."""
-FIXED = ("router_id", "local_as", "run_dir", "dataplane", "route_metric", "attach", "bfdd")
+FIXED = (
+    "router_id", "local_as", "run_dir", "dataplane", "route_metric", "attach", "bfdd",
+    "kernel_routes",
+)  # fmt: skip
 """Fields of the configuration whose change needs a restart."""
 
 
@@ -84,7 +90,7 @@ class Gateway:
         self.config = config
         self.watch = watch
         self.started = time.monotonic()
-        self.kernel = RealKernel()
+        self.kernel = self.open_kernel()
         self.addresses = self.kernel.addresses()
         self.connected = Connected(self.kernel.links(), self.addresses)
         self.slots = Slots()
@@ -107,10 +113,15 @@ class Gateway:
         self.plain = PlainRoutes(
             self.kernel, self.slots, metric=config.route_metric, blackholes=False
         )
-        self.findings = Findings()
+        self.findings = Findings(is_beside_daemon=config.kernel_routes is not None)
         self.bpf = Bpf(self)
         adopted = adopted_hops(nexthops, groups, routes) | self.bpf.adopted_hops()
-        self.deferral = Deferral(adopted, self.started)
+        self.daemon: DaemonRoutes | None = None
+        """The source in place of our own BGP."""
+        self.deferral: Deferral | DaemonRoutes = Deferral(adopted, self.started)
+        if config.kernel_routes is not None:
+            self.deferral = self.daemon = DaemonRoutes(self.services.hops(), self.started)
+        self._may_leave_table = self.daemon is None
         self.config_error = ""
         self.hash_checked: dict[Family, str] = {}
         """Families whose flow hash was compared with the prediction, and what was wrong."""
@@ -130,12 +141,22 @@ class Gateway:
             forwarding_preserved=has_adopted,
         )
         self.paths = Paths(
-            self.speaker.rib, self.services, self.plain, plain_only=config.dataplane == "plain"
+            self.daemon or self.speaker.rib,
+            self.services,
+            self.plain,
+            plain_only=config.dataplane == "plain",
         )
         self.onward = Onward(self)
         self.liveness = Liveness(config.run_dir, "gateway", self.speaker)
         log.info("adopted %d groups in %.2f s", len(list(self.services.rows)),
                  time.monotonic() - self.started)  # fmt: skip
+
+    def open_kernel(self) -> RealKernel:
+        return open_kernel(self.config)
+
+    def daemon_view(self) -> dict[str, Any] | None:
+        source, config = self.daemon, self.config.kernel_routes
+        return source.view(config) if source is not None and config is not None else None
 
     def interface(self, address: Address) -> int | None:
         return self.connected(address)
@@ -186,6 +207,8 @@ class Gateway:
         if kinds & {"neighbor", OVERFLOW}:
             self.bpf.neighbors_changed()
             asyncio.get_running_loop().call_later(NEIGHBORS_S, self.wake.set)
+        if self.daemon is not None:
+            self.daemon.news(kinds)
         if kinds - {"neighbor"}:
             self.reading.news(kinds - {"neighbor"})
             self.wake.set()
@@ -262,6 +285,7 @@ class Gateway:
                 self.plain.next_look,
                 self.bpf.next_look,
                 self.deferral.until(self.config),
+                self.daemon.due_at if self.daemon is not None else math.inf,
             )
             try:
                 async with asyncio.timeout(max(0.0, until - now)):
@@ -278,6 +302,8 @@ class Gateway:
         self.liveness.follow()
         if now >= self.reading.due_at or self.services.tables.doubtful:
             await self._read_back()
+        if self.daemon is not None and now >= self.daemon.due_at:
+            await self._read_daemon(self.daemon)
         self.deferral.note(self.config, self.speaker, now)
         if not self.deferral.sync.in_sync:
             # Before the paths are taken: those that it counts on are then among them, and no table
@@ -303,6 +329,9 @@ class Gateway:
             elif self.services.is_cut_off:
                 self.deferral.begin_again(self.config, now)
             self._note_sync()
+            if self._may_leave_table and not self.services.is_busy:
+                self._may_leave_table = False
+                await self._in_thread(leave_table)
         await self._check_hash()
         await self._offer()
         if has_news:
@@ -349,11 +378,26 @@ class Gateway:
                 await asyncio.sleep(0)
                 began = time.monotonic()
 
+    async def _read_daemon(self, source: DaemonRoutes) -> None:
+        assert self.config.kernel_routes is not None
+        began = time.monotonic()
+        try:
+            found = await self._in_thread(read_daemon_routes, self.config.kernel_routes)
+        except OSError as error:
+            log.warning("the daemon's routes could not be read: %s", error)
+            source.again(time.monotonic())
+            return
+        source.take(found, began, time.monotonic())
+        self.findings.about_daemon(source.about(self.config))
+        self._note_sync()
+
     async def _read_back(self) -> None:
         expected = self.services.expected()
         chosen = self.reading.begin(expected.groups)
         try:
-            found = await self._in_thread(read, expected, chosen, self.config.hash_seed)
+            found = await self._in_thread(
+                read, expected, chosen, self.config.hash_seed, self.open_kernel
+            )
         except OSError as error:
             log.warning("the kernel could not be read back: %s", error)
             self.reading.retry()

@@ -1,4 +1,4 @@
-"""From the RIB to the drivers: what changed is planned and handed on, a piece at a time.
+"""From the RIB, or another source, to the drivers: what changed is planned, a piece at a time.
 
 Called by `programs.gateway` in every pass. Services go to the driver of resilient groups, all else
 to the driver of plain routes; with `dataplane: plain` services do, too.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol
 
 from samepath.apply.groups import ResilientRoutes
 from samepath.apply.routes import Gateways, PlainRoutes
-from samepath.bgp.rib import PathSet, Rib
+from samepath.bgp.rib import PathSet
 from samepath.model.net import Family, Nlri
 from samepath.plan.gateway import Wanted, wanted
 
@@ -20,17 +21,30 @@ PIECE = 4096
 """Prefixes that are planned before the event loop is served."""
 
 
+class Source(Protocol):
+    """Where paths come from."""
+
+    @property
+    def is_changed(self) -> bool: ...
+
+    def take_changed(self) -> dict[Family, set[Nlri]]:
+        """Prefixes whose paths may have changed since asked last."""
+        ...
+
+    def paths(self, family: Family, nlri: Nlri) -> PathSet | None: ...
+
+
 class Paths:
     def __init__(
-        self, rib: Rib, services: ResilientRoutes, plain: PlainRoutes, *, plain_only: bool
+        self, source: Source, services: ResilientRoutes, plain: PlainRoutes, *, plain_only: bool
     ) -> None:
-        self.rib = rib
+        self.source = source
         self.services = services
         self.plain = plain
         self.plain_only = plain_only
         self.plain_wanted: dict[tuple[Family, Nlri], Wanted] = {}
         self.is_planning = False
-        """Changes were taken from the RIB and are not with the drivers yet."""
+        """Changes were taken from the source and are not with the drivers yet."""
         self.have_gone = False
         """Of the prefixes that were taken last, some have no path any more."""
         self._gateways: dict[tuple[Family, Nlri], Gateways] = {}
@@ -38,17 +52,17 @@ class Paths:
 
     @property
     def is_behind(self) -> bool:
-        return self.is_planning or self.rib.is_changed
+        return self.is_planning or self.source.is_changed
 
     async def take(self) -> bool:
         """Whether anything changed."""
-        if not self.rib.is_changed:
+        if not self.source.is_changed:
             return False
         self.is_planning, self._plain_changed, self.have_gone = True, False, False
-        for family, nlris in self.rib.take_changed().items():
+        for family, nlris in self.source.take_changed().items():
             parts: dict[PathSet | None, list[Nlri]] = defaultdict(list)
             for count, nlri in enumerate(nlris, 1):
-                parts[self.rib.paths(family, nlri)].append(nlri)
+                parts[self.source.paths(family, nlri)].append(nlri)
                 if count % PIECE == 0:
                     await asyncio.sleep(0)
             for paths, part in parts.items():

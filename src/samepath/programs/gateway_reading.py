@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -88,9 +88,11 @@ class Found:
     findings: list[Finding]
 
 
-def read(expected: Expected, chosen: set[int], hash_seed: int) -> Found:
+def read(
+    expected: Expected, chosen: set[int], hash_seed: int, opened: Callable[[], RealKernel]
+) -> Found:
     """What the kernel holds; settings that others changed are set right by the way."""
-    with no_collection(), closing(RealKernel()) as kernel:
+    with no_collection(), closing(opened()) as kernel:
         addresses = kernel.addresses()
         connected = Connected(kernel.links(), addresses)
         difference = compare(kernel, expected, buckets_of=chosen)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,8 @@ async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
         expected = gateway.services.expected()
         count = max(1, BUCKETS_READ // gateway.config.buckets)
         chosen = None if question.get("all") else gateway.reading.in_turn(expected.groups, count)
-    difference = await asyncio.to_thread(_compare, expected, chosen)
+    opened = gateway.open_kernel
+    difference = await asyncio.to_thread(_compare, expected, chosen, opened)
     async with held(gateway):
         _leave_out_what_changed(gateway, expected, difference)
         return await _answer(gateway, difference, bool(question.get("all")))
@@ -110,6 +111,7 @@ async def _answer(gateway: Gateway, difference: Difference, everything: bool) ->
             "idle": services.moved.idle,
             "deadline": services.moved.deadline,
         },
+        "kernel_routes": gateway.daemon_view(),
         "bpf": await bpf_view(gateway, limit),
         "routes": await _routes(gateway, limit),
         "routes_total": len(gateway.paths.plain_wanted),
@@ -127,8 +129,10 @@ async def _answer(gateway: Gateway, difference: Difference, everything: bool) ->
     }
 
 
-def _compare(expected: Expected, chosen: set[int] | None) -> Difference:
-    with no_collection(), closing(RealKernel()) as kernel:
+def _compare(
+    expected: Expected, chosen: set[int] | None, opened: Callable[[], RealKernel]
+) -> Difference:
+    with no_collection(), closing(opened()) as kernel:
         return compare(kernel, expected, buckets_of=chosen)
 
 
