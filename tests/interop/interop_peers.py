@@ -449,7 +449,8 @@ neighbor {terms.ours} {{
         os.close(descriptor)
 
     def _heard(self) -> list[dict[str, Any]]:
-        lines = (self.folder / "heard").read_text().splitlines()
+        whole, _, _ = (self.folder / "heard").read_text().rpartition("\n")  # the last: half, maybe
+        lines = whole.splitlines()
         return [
             json.loads(line)["neighbor"] | json.loads(line) for line in lines if line[:1] == "{"
         ]
