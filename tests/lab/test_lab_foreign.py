@@ -6,6 +6,7 @@ import ipaddress
 import json
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import yaml
 from samepath.lab import foreign, foreign_config, render
 from samepath.lab.foreign_config import Says
 from samepath.lab.topology import SERVICE_ADDRESSES, Speaker, Spec, read_spec, topology
+from samepath.model.config import GatewayConfig
+from samepath.programs.config import load
 
 TOPOLOGY = topology(Spec(speaker="bird"))
 NODE = TOPOLOGY.nodes[0]
@@ -113,6 +116,19 @@ def test_sessions_as_each_daemon_tells_them() -> None:
     ]
     assert foreign.parse_gobgp(json.dumps(peers), named) == {"gw1": 77.0}
     assert foreign.parse_gobgp("", named) == {}
+
+
+def test_the_page_for_operators_has_a_configuration_that_is_taken(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
+    block = page.split("```yaml\n")[1].split("```")[0]
+    file = tmp_path / "gateway.yaml"
+    file.write_text(textwrap.dedent(block))
+    config = load(str(file), GatewayConfig)
+    assert len(config.neighbors) == 3
+    page = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+    block = page.split("## Beside a routing daemon")[1].split("```yaml\n")[1].split("```")[0]
+    file.write_text(block)
+    assert load(str(file), GatewayConfig).kernel_routes is not None
 
 
 def test_the_speaker_of_the_command_line_wins(tmp_path: Path) -> None:

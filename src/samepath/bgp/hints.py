@@ -71,10 +71,12 @@ def same_identifiers(peers: Iterable[PeerStatus]) -> list[str]:
     by_identifier = defaultdict(list)
     for peer in peers:
         if peer.is_established and peer.router_id is not None:
-            by_identifier[peer.remote_as, peer.router_id].append(peer.address)
+            # A speaker may well have a session over IPv4 and one over IPv6.
+            key = (peer.remote_as, peer.router_id, len(peer.address))
+            by_identifier[key].append(peer.address)
     return [
         f"{' and '.join(map(address_text, addresses))} have the same BGP identifier, "
         f"{address_text(router_id.to_bytes(4, 'big'))}"
-        for (_, router_id), addresses in by_identifier.items()
+        for (_, router_id, _), addresses in by_identifier.items()
         if len(addresses) > 1
     ]

@@ -70,6 +70,7 @@ def gateway_config(
         expected_peers *= 2  # each node by its two addresses
         # All nodes are in one AS: a block of one would be a loop to the others.
         nodes |= {"remote_as": foreign_config.NODE_AS, "export": ["default"]}
+        nodes["import"] = nodes["import"] | {"next_hop": "peer"}
         over4_and_6 = [
             nodes | {"families": ["ipv4"], "next_hops": [gateway.segment4]},
             nodes | {"range": SEGMENT[1], "families": ["ipv6"], "next_hops": [gateway.segment6]},
