@@ -44,10 +44,11 @@ from samepath.bgp.events import (
 )
 from samepath.bgp.fsm import State
 from samepath.bgp.message import Context, MessageType
+from samepath.bgp.negotiation import SessionConfig
 from samepath.bgp.peer import Local, Peer
 from samepath.bgp.policy import ImportRule, Own
 from samepath.bgp.rib import Rib
-from samepath.bgp.session import Session, SessionConfig
+from samepath.bgp.session import Session
 from samepath.model.config import Import, Neighbor
 from samepath.model.net import Family, make_nlri
 

@@ -255,8 +255,8 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.1, ipMode: VIP}]}}
 _OTHERS = """\
 apiVersion: v1
 kind: Node
-metadata: {name: n1, labels: {a: b}}
-spec: {podCIDRs: [10.244.0.0/24]}
+metadata: {name: n1, labels: {a: b}, annotations: {samepath.dev/drain: "true"}}
+spec: {podCIDR: 10.244.0.0/24}
 status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}
 ---
 apiVersion: discovery.k8s.io/v1
@@ -270,7 +270,7 @@ endpoints:
   targetRef: {kind: Pod, name: p, namespace: a}
 ports: [{name: http, port: 8080, protocol: TCP}]
 ---
-apiVersion: samepath.dev/v1alpha1
+apiVersion: samepath.dev/v1
 kind: IPPool
 metadata: {name: pool}
 spec: {cidr: 10.244.0.0/16, blockSize: 26, natOutgoing: true, nodeSelector: 'a == "b"'}
@@ -287,6 +287,15 @@ def manifests() -> list[bytes]:
         b"j" + json.dumps(listed).encode(),
         b"j" + json.dumps({**listed, "kind": "ServiceList"}).encode(),
         b"y" + odd.encode(),
+        b"y" + _OTHERS.replace("samepath.dev", "projectcalico.org").encode(),
+        b"y"
+        + _OTHERS.replace("blockSize: 26, ", "").replace("10.244.0.0/16", "0.0.0.0/0").encode(),
+        b"y" + _SERVICE.replace("53", "80").replace("UDP", "TCP").encode(),
+        b"ya: !!int x",
+        b"ya: " + b"9" * 5000,
+        b"j" + b"9" * 5000,
+        b"j" + b"[" * 3000,
+        b'j{"a": NaN}',
     ]
 
 
