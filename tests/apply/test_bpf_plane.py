@@ -49,7 +49,7 @@ SCRIPT = [
 
 @pytest.mark.netns
 def test_tables(real: Plane) -> None:
-    fake = FakeDataplane(time.monotonic, SIZES)
+    fake = FakeDataplane(time.monotonic, SIZES).open(SIZES)
     for plane in (real, fake):
         for index in range(1, 5):
             plane.put_hop(index, Hop(bytes((10, 0, 0, index)), 1, bytes(6), bytes(6), 1500))
