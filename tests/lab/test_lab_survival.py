@@ -51,7 +51,7 @@ def once_more_if_paused(
 
 
 def test_survival(name: str, tmp_path: Path) -> None:
-    run = once_more_if_paused(name, Spec(), "kernel", 1000)
+    run = once_more_if_paused(name, Spec(idle_timer_s=18.0), "kernel", 1000)
     assert [(c.name, c.found) for c in run.checks if not c.passed] == []
     steps = {s.step: s for s in run.steps}
     assert len(steps) == 8

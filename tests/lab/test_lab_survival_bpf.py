@@ -20,7 +20,7 @@ from samepath.programs.gateway_bpf import BPFFS
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-SPEC = Spec(buckets=127)
+SPEC = Spec(buckets=127, idle_timer_s=18.0, transition_idle_s=50.0)
 CONNECTIONS = 1600
 
 
