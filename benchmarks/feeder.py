@@ -3,9 +3,10 @@
 Run in a namespace of its own as `python -m benchmarks.feeder`, with the numbers of a `Load`; `Feed`
 starts it and talks to it. It opens one session from each peer's address, tells `established` when
 all are up, waits for `go`, and then writes everything at once, as fast as the router reads: UPDATEs
-of 800 prefixes, encoded beforehand, and End-of-RIB. Sessions are kept alive, and opened again when
-the router ends them: then everything is sent anew. Told to `drop`, it closes some of them without a
-word, all at once, and opens them when told to `rise`.
+of 800 prefixes, encoded beforehand, and End-of-RIB. Started as one that waits, it opens no session
+before `go`, so that the moment of `go` is that at which all peers begin to connect. Sessions are
+kept alive, and opened again when the router ends them: then everything is sent anew. Told to
+`drop`, it closes some of them without a word, all at once, and opens them when told to `rise`.
 
 The octets are made here with `struct`, not by the codec under test. What the router sends is cut
 into messages and otherwise ignored, but for NOTIFICATION, whose codes are reported.
@@ -36,6 +37,7 @@ from samepath.model.net import Address, address_text
 PER_UPDATE = 800
 PORT = 179
 RETRY_S = 0.2
+CONNECTS, WAITS = "connects", "waits"
 MARKER = b"\xff" * 16
 OPEN, UPDATE, NOTIFICATION, KEEPALIVE = 1, 2, 3, 4
 _READ_OCTETS = 1 << 18
@@ -164,6 +166,7 @@ class Feeder:
     def go(self) -> None:
         self.has_begun = True
         self.tell(sent=time.monotonic())
+        self._open_all()
         self.unwritten = set(self.sessions)
         for session in self.sessions:
             if session.state is State.ESTABLISHED:
@@ -181,6 +184,14 @@ class Feeder:
     def rise(self) -> None:
         """What was dropped is opened again."""
         self.tell(risen=time.monotonic())
+        self._open_all()
+
+    def stay_closed(self) -> None:
+        """No session is opened before `go`."""
+        for session in self.sessions:
+            session.due = float("inf")
+
+    def _open_all(self) -> None:
         for session in self.sessions:
             if session.due == float("inf"):
                 session.due = 0.0
@@ -265,13 +276,15 @@ def make_sessions(load: Load, router: tuple[str, int] = (ROUTER, PORT)) -> list[
     ]
 
 
-def serve(load: Load) -> None:
+def serve(load: Load, *, waits: bool) -> None:
     """The process: runs until its standard input ends."""
 
     def tell(**what: Any) -> None:
         print(json.dumps(what), flush=True)
 
     feeder = Feeder(make_sessions(load), tell)
+    if waits:
+        feeder.stay_closed()
     is_over = False
 
     def command() -> None:
@@ -301,8 +314,9 @@ class FeedError(Exception):
 class Feed:
     """A running feeder. `python` and its folder are those that we run from."""
 
-    def __init__(self, host: Namespace, load: Load, folder: str) -> None:
-        words = [sys.executable, "-m", "benchmarks.feeder"]
+    def __init__(self, host: Namespace, load: Load, folder: str, *, waits: bool = False) -> None:
+        """`waits`: with its first connection, until `go`."""
+        words = [sys.executable, "-m", "benchmarks.feeder", WAITS if waits else CONNECTS]
         numbers = [str(n) for n in astuple(load)]
         self.process: subprocess.Popen[bytes] = host.popen(
             *words, *numbers, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder
@@ -387,4 +401,4 @@ class Feed:
 
 
 if __name__ == "__main__":
-    serve(Load(*(int(word) for word in sys.argv[1:])))
+    serve(Load(*map(int, sys.argv[2:])), waits=sys.argv[1] == WAITS)

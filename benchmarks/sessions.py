@@ -105,7 +105,7 @@ class Play:
         with self.pulse(found, "start"):
             cpu_s = self.router.cpu_s()
             began = self.feed.go()
-            found["established_s"] = round(self.feed.established(LIMIT_S) - began, 2)
+            found["established_s"] = round(self.feed.established(LIMIT_S) - began, 3)
             found["in_sync_s"] = self._seconds(self.load.expected(), began)
         found["start_cpu_s"] = round(self.router.cpu_s() - cpu_s, 2)
         return found
@@ -169,8 +169,8 @@ def run(name: str, load: Load) -> Figures:
         ready(name, stage, router)
         fib = Fib(stage.host("router").path, router.pids[0])
         try:
-            # From its first turn on the feeder connects; `go` is there before that.
-            return Play(name, load, stage, router, stage.feed(load), fib).figures()
+            feed = stage.feed(load, waits=True)
+            return Play(name, load, stage, router, feed, fib).figures()
         finally:
             fib.close()
 

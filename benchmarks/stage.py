@@ -100,8 +100,8 @@ class Stage:
         add = [f"addr add {address}/{length} dev eth0\n" for address in load.peer_texts()]
         feeder.ip("-batch", self.file("addresses", "".join(add)))
 
-    def feed(self, load: Load) -> Feed:
-        feed = Feed(self.host("feeder"), load, ROOT)
+    def feed(self, load: Load, *, waits: bool = False) -> Feed:
+        feed = Feed(self.host("feeder"), load, ROOT, waits=waits)
         self.feeds.append(feed)
         return feed
 

@@ -158,6 +158,22 @@ def test_nothing_is_sent_before_the_start_and_everything_after_it(router: Router
     assert both.was_told("sent")
 
 
+def test_one_that_waits_connects_no_earlier_than_told_to_go(router: Router) -> None:
+    """Else a figure that begins with `go` begins too late."""
+    both = feeding(router, peers=2, prefixes=10)
+    both.feeder.stay_closed()
+    for _ in range(20):
+        both.feeder.turn(0.01)
+        both.router.turn()
+    assert {s.state for s in both.feeder.sessions} == {State.CLOSED}
+    both.feeder.go()
+    both.until(lambda: both.was_told("established"))
+    moments = {key: value for told in both.told for key, value in told.items()}
+    assert moments["established"] > moments["sent"]
+    for session in both.feeder.sessions:
+        both.until(lambda s=session: router.heard[s.source].endswith(s.octets))  # type: ignore[misc]
+
+
 def test_a_lost_session_comes_back_and_says_everything_again(router: Router) -> None:
     both = feeding(router, peers=2, prefixes=10)
     both.until(lambda: both.was_told("established"))
