@@ -94,10 +94,11 @@ class Peers:
         over = [name for name, until in self._leaving.items() if until <= now]
         for name in over:
             self._forget(name)
-        for name in self.wanted:
+        known = dict(self.sources)
+        for name in list(self.wanted):
             if "%" in name and name not in self._leaving:
                 self._find(name, None, now)
-        if self.errors or over:
+        if self.errors or over or known != self.sources:
             self.listen()
 
     def listen(self) -> None:
@@ -127,7 +128,11 @@ class Peers:
                 self._by_descriptor[receiver.fileno()] = receiver
                 self.poll.register(receiver.fileno(), select.EPOLLIN)
             ttl = min(self.wanted[name].terms.minimum_ttl for name in names)
-            receiver.only(ttl, {self.sources[name].address for name in names})
+            sources = [self.sources[name] for name in names]
+            discriminators = [
+                self.system.sessions[source].standing.local_discriminator for source in sources
+            ]
+            receiver.only(ttl, {source.address for source in sources}, discriminators)
         except OSError as error:
             self.errors[place] = f"{place.address or 'any address'}: {error.strerror or error}"
 

@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from samepath.bfd.filter import peers_only
@@ -82,13 +82,22 @@ class Receiver:
     def close(self) -> None:
         self._socket.close()
 
-    def only(self, minimum_ttl: int, peers: Iterable[str]) -> None:
-        """Others' packets do not reach us any more."""
-        family = self._socket.family
+    def only(self, minimum_ttl: int, peers: Iterable[str], discriminators: Collection[int]) -> None:
+        """Others' packets do not reach us any more, nor those for sessions that we do not have."""
+        family, version = self._socket.family, 6 if self.place.is_v6 else 4
         packed = [socket.inet_pton(family, peer) for peer in peers]
-        program = array.array("B", peers_only(6 if self.place.is_v6 else 4, minimum_ttl, packed))
-        address, octets = program.buffer_info()
-        fprog = struct.pack("@HP", octets // 8, address)
+        try:
+            self._attach(peers_only(version, minimum_ttl, packed, discriminators))
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            # More than net.core.optmem_max has room for: the distance alone.
+            self._attach(peers_only(version, minimum_ttl, packed, discriminators, most=0))
+
+    def _attach(self, octets: bytes) -> None:
+        program = array.array("B", octets)
+        address, count = program.buffer_info()
+        fprog = struct.pack("@HP", count // 8, address)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
     def read(self) -> Iterator[Arrived]:

@@ -162,6 +162,8 @@ def _files(asked: Where) -> Files:
             store, claims = store or config.cni.store, claims or config.cni.block_claims
         node = node or config.node
         configured = tuple(Block(*parse_prefix(text)) for text in config.pod_cidrs)
+        if config.manifests is None:
+            raise Trouble(f"{asked.config}: no `manifests`: ask the agent itself, while it runs")
         source = Manifests.once(config.manifests)
         if source.trouble:
             raise Trouble(source.trouble)

@@ -31,8 +31,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from samepath.kube.inotify import Changes, Inotify
-from samepath.kube.objects import Object, object_key, parse_objects
-from samepath.model.cluster import IPPool
+from samepath.kube.objects import object_key, parse_objects
+from samepath.kube.source import Refusal
+from samepath.model.cluster import IPPool, Object
 from samepath.model.documents import SIZE_LIMIT, DocumentError, parse
 from samepath.model.net import prefix_text
 from samepath.plan.blocks import overlapping
@@ -50,14 +51,6 @@ SETTLE_S = 1.0
 """A file that changed in place and was not closed: how long it must have been quiet."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What was not taken, and why: `web.yaml:12: spec.ports[0].port: expected int, got str`."""
-
-    file: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +114,10 @@ class Manifests:
         finally:
             loop.remove_reader(notify.fileno())
             notify.close()
+
+    @property
+    def where(self) -> str:
+        return self.folder
 
     @classmethod
     def once(cls, folder: str) -> Manifests:

@@ -22,13 +22,11 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from samepath.model import cluster
-from samepath.model.cluster import NodeDrain, Protocol
+from samepath.model import cluster, kinds
+from samepath.model.cluster import NodeDrain, Object, Protocol
 from samepath.model.documents import Document, DocumentError, decode
 from samepath.model.net import Address, Family, Nlri, nlri_address, parse_prefix
 from samepath.model.selector import SelectorError, parse
-
-Object = cluster.Node | cluster.Service | cluster.EndpointSlice | cluster.IPPool
 
 GROUP = "samepath.dev/v1"
 """Of the kinds that are ours."""
@@ -229,7 +227,12 @@ def parse_object(document: Document) -> Object | None:
 
 def object_key(thing: Object) -> str:
     """Kind and name, as people say it: `Service default/web`."""
-    name = thing.name if isinstance(thing, cluster.Node | cluster.IPPool) else thing.key
+    if isinstance(thing, cluster.Service | cluster.EndpointSlice):
+        name = thing.key
+    elif isinstance(thing, kinds.Secret):
+        name = f"{thing.namespace}/{thing.name}"
+    else:
+        name = thing.name
     return f"{type(thing).__name__} {name}"
 
 

@@ -4,6 +4,8 @@ Made by `samepath.kube` out of Kubernetes objects (from any source), used by `sa
 Addresses are packed octets, defaults are resolved: nothing here is absent or unparsed. Only what
 the plan needs is kept.
 
+Kinds of our own group are in `samepath.model.kinds`.
+
 Kubernetes API: core/v1 Node and Service, discovery.k8s.io/v1 EndpointSlice.
 """
 
@@ -12,7 +14,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from samepath.model.kinds import (
+    BFDProfile,
+    BGPAdvertisement,
+    BGPPeer,
+    BlockClaim,
+    Community,
+    GatewayTier,
+    IPAddressPool,
+    Namespace,
+    Secret,
+)
 from samepath.model.net import Address, Family, Nlri, family_of
 
 
@@ -63,6 +77,26 @@ class ServicePort:
     port: int
     protocol: Protocol = Protocol.TCP
     name: str = ""
+    node_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a Service asks of the controller that gives it its addresses (annotations of ours, else
+    MetalLB's; `spec.loadBalancerIP`; `spec.ipFamilies`)."""
+
+    addresses: tuple[Address, ...] = ()
+    pools: tuple[str, ...] = ()
+    sharing_key: str | None = None
+    """Services with the same key may share an address."""
+    families: tuple[Family, ...] = ()
+    """`spec.ipFamilies`, in their order; empty: those of the cluster IPs."""
+    dual_stack: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] = "SingleStack"
+    """`spec.ipFamilyPolicy`."""
+    selector: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """`spec.selector`: with policy Local only services of the same pods may share an address."""
+    problem: str = ""
+    """What is wrong with the annotations; nothing is assigned then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +117,14 @@ class Service:
     """`spec.internalTrafficPolicy` is Local."""
     affinity: bool = False
     """`spec.sessionAffinity` is ClientIP."""
+    affinity_timeout_s: int = 10800
+    health_check_node_port: int | None = None
+    source_ranges: tuple[tuple[Family, Nlri], ...] = ()
+    """`spec.loadBalancerSourceRanges`: who may use the load balancer's addresses; empty: all."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    request: Request = Request()
+    uid: str = ""
+    resource_version: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -155,6 +197,16 @@ class Cluster:
     slices: Mapping[str, tuple[EndpointSlice, ...]] = field(default_factory=dict)
     """By the key of their service."""
     pools: Mapping[str, IPPool] = field(default_factory=dict)
+    peers: Mapping[str, BGPPeer] = field(default_factory=dict)
+    advertisements: Mapping[str, BGPAdvertisement] = field(default_factory=dict)
+    address_pools: Mapping[str, IPAddressPool] = field(default_factory=dict)
+    bfd_profiles: Mapping[str, BFDProfile] = field(default_factory=dict)
+    communities: Mapping[str, Community] = field(default_factory=dict)
+    tiers: Mapping[str, GatewayTier] = field(default_factory=dict)
+    claims: Mapping[str, BlockClaim] = field(default_factory=dict)
+    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    """By namespace/name."""
 
     def targets(
         self, service: Service, port: ServicePort, family: Family, node: str
@@ -192,23 +244,52 @@ def _better(new: Target, old: Target) -> bool:
     return (new.ready, new.serving, new.local) > (old.ready, old.serving, old.local)
 
 
-def make_cluster(objects: Iterable[Node | Service | EndpointSlice | IPPool]) -> Cluster:
+Named = (
+    Node
+    | IPPool
+    | BGPPeer
+    | BGPAdvertisement
+    | IPAddressPool
+    | BFDProfile
+    | Community
+    | GatewayTier
+    | BlockClaim
+    | Namespace
+)
+"""What is known by its name alone."""
+Object = Named | Service | EndpointSlice | Secret
+
+_FIELDS: dict[type, str] = {
+    Node: "nodes",
+    IPPool: "pools",
+    BGPPeer: "peers",
+    BGPAdvertisement: "advertisements",
+    IPAddressPool: "address_pools",
+    BFDProfile: "bfd_profiles",
+    Community: "communities",
+    GatewayTier: "tiers",
+    BlockClaim: "claims",
+    Namespace: "namespaces",
+}
+
+
+def make_cluster(objects: Iterable[Object]) -> Cluster:
     """The objects, indexed. Of two with one name the later counts; sources see to that."""
-    nodes: dict[str, Node] = {}
+    named: dict[str, dict[str, Any]] = {name: {} for name in _FIELDS.values()}
     services: dict[str, Service] = {}
+    secrets: dict[str, Secret] = {}
     slices: dict[str, dict[str, EndpointSlice]] = {}
-    pools: dict[str, IPPool] = {}
     for thing in objects:
-        if isinstance(thing, Node):
-            nodes[thing.name] = thing
+        if isinstance(thing, EndpointSlice):
+            slices.setdefault(thing.service_key, {})[thing.key] = thing
         elif isinstance(thing, Service):
             services[thing.key] = thing
-        elif isinstance(thing, IPPool):
-            pools[thing.name] = thing
+        elif isinstance(thing, Secret):
+            secrets[f"{thing.namespace}/{thing.name}"] = thing
         else:
-            slices.setdefault(thing.service_key, {})[thing.key] = thing
+            named[_FIELDS[type(thing)]][thing.name] = thing
     ordered = {key: tuple(s for _, s in sorted(of.items())) for key, of in slices.items()}
-    return Cluster(nodes, services, ordered, pools)
+    return Cluster(services=services, slices=ordered, secrets=secrets, **named)
 
 
 def addresses_by_family(addresses: Iterable[Address]) -> dict[Family, list[Address]]:

@@ -330,11 +330,23 @@ class Mesh(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
         _session_times(self)
 
 
+class Kubernetes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The API server as the source of cluster state, and where states are written."""
+
+    kubeconfig: str | None = None
+    """Left out: the service account of our pod."""
+    context: str | None = None
+    namespace: str = "samepath-system"
+    """Where our Secrets, Lease and pods are."""
+
+
 class AgentConfig(Bgp, frozen=True, kw_only=True):
     node: str
     """The name of our Node object."""
-    manifests: str
+    manifests: str | None = None
     """A folder of Kubernetes manifests (*.yaml, *.yml, *.json)."""
+    kubernetes: Kubernetes | None = None
+    """In place of `manifests`."""
     advertise: Advertise = msgspec.field(default_factory=Advertise)
     service_proxy: Literal["nftables", "none"] = msgspec.field(
         name="serviceProxy", default="nftables"
@@ -353,6 +365,11 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
     the two has none. We listen on ours. Else pod blocks come by the gateways, which reflect them.
     `true`, or a mapping with other terms than the usual ones."""
     route_metric: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.manifests is None) == (self.kubernetes is None):
+            raise ValueError("manifests: either a folder of `manifests`, or `kubernetes`")
 
 
 def _passwords_within_ranges(neighbors: list[Neighbor]) -> None:

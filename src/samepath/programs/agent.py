@@ -26,9 +26,7 @@ from samepath.apply.addresses import LOOPBACK
 from samepath.apply.nft import RulesMonitor, digest_in_kernel
 from samepath.apply.tool import ToolError
 from samepath.bgp.transport import Speaker
-from samepath.kube.manifests import Manifests
-from samepath.kube.objects import Object
-from samepath.model.cluster import Cluster, make_cluster
+from samepath.model.cluster import Cluster, Object, make_cluster
 from samepath.model.config import AgentConfig
 from samepath.model.documents import DocumentError
 from samepath.model.net import Address, Family, parse_address
@@ -44,6 +42,7 @@ from samepath.programs.config import Watch, load
 from samepath.programs.liveness import Liveness
 from samepath.programs.routing import Routing
 from samepath.programs.serving import ADDRESSES, RULES, Serving, World
+from samepath.programs.sources import make_source
 from samepath.programs.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Agent:
         self.kernel = RealKernel()
         self.serving = Serving(self.kernel)
         self.routing = Routing(self.kernel, config)
-        self.manifests = Manifests(config.manifests, self.wake.set)
+        self.source = make_source(config, self.wake.set)
         self.following: asyncio.Task[None] | None = None
         self.findings: Sequence[settings.Finding] = ()
         self.claimed: Callable[[Cluster], frozenset[plan.Prefix] | None] | None = None
@@ -123,7 +122,7 @@ class Agent:
             },
         )
         log.info("agent of node %s runs, AS %d", self.config.node, self.config.local_as)
-        self.following = asyncio.create_task(self.manifests.run())
+        self.following = asyncio.create_task(self.source.run())
         passes = asyncio.create_task(self._passes(rules_monitor))
         watching = asyncio.create_task(self.liveness.run())
         stopped = asyncio.create_task(stopping.asked.wait())
@@ -230,11 +229,12 @@ class Agent:
         self._settle_settings()
         if self.pods is not None:
             self.pods.reconfigure(config)
-        if config.manifests != former.manifests and self.following is not None:
-            # The objects that we know stand until the new folder has been read.
+        was = former.manifests, former.kubernetes
+        if (config.manifests, config.kubernetes) != was and self.following is not None:
+            # The objects that we know stand until the new source has been read.
             self.following.cancel()
-            self.manifests = Manifests(config.manifests, self.wake.set)
-            self.following = asyncio.create_task(self.manifests.run())
+            self.source = make_source(config, self.wake.set)
+            self.following = asyncio.create_task(self.source.run())
         self.kernel_touched = self.services_dirty = True
         self.wake.set()
 
@@ -285,8 +285,8 @@ class Agent:
         if self.rules_touched:
             self.rules_touched, self.services_dirty = False, True
             await self.serving.check_rules()
-        if self.manifests.in_sync and self.manifests.objects is not self.objects:
-            self.objects = self.manifests.objects
+        if self.source.in_sync and self.source.objects is not self.objects:
+            self.objects = self.source.objects
             self.cluster = await asyncio.to_thread(make_cluster, self.objects.values())
             self.services_dirty = True
         self._follow()
@@ -301,7 +301,7 @@ class Agent:
 
     def _follow(self) -> None:
         """Which Nodes are our neighbours, and which blocks are ours."""
-        if not (self.known or self.manifests.in_sync):
+        if not (self.known or self.source.in_sync):
             return
         claimed = self.claimed
         own = claimed(self.cluster) if claimed else plan.own_blocks(self.config, self.cluster)

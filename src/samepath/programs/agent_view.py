@@ -30,13 +30,13 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "router_id": agent.config.router_id,
         "uptime_s": round(now - agent.started, 1),
         "config_error": agent.config_error,
-        "in_sync": {"manifests": agent.manifests.in_sync, "routes": agent.routing.in_sync},
+        "in_sync": {"manifests": agent.source.in_sync, "routes": agent.routing.in_sync},
         "waits_for": agent.routing.waits_for,
         "manifests": {
-            "folder": agent.manifests.folder,
+            "folder": agent.source.where,
             "objects": len(agent.objects),
-            "trouble": agent.manifests.trouble or "",
-            "refused": [{"file": r.file, "text": r.text} for r in agent.manifests.refusals],
+            "trouble": agent.source.trouble or "",
+            "refused": [{"file": r.file, "text": r.text} for r in agent.source.refusals],
         },
         "settings": [
             *({"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings),
