@@ -87,7 +87,7 @@ def test_any_number_of_sessions(wire: Wire, count: int) -> None:
     (peer, _), stranger = PEERS[wire.is_v6], STRANGER[wire.is_v6]
     prefix = "10.0" if not wire.is_v6 else "fd01:"
     others = [
-        f"{prefix}.{i >> 8}.{i & 255}" if not wire.is_v6 else f"{prefix}:{i:x}"
+        f"{prefix}.{i >> 8}.{i & 255}" if not wire.is_v6 else f"{prefix}:1:{i:x}"
         for i in range(1, count)
     ]
     wire.receiver.only(255, [peer, *others], numbers)
