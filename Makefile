@@ -4,7 +4,7 @@ BENCH ?= all
 TARGET ?= all
 TIME ?= 60
 
-.PHONY: demo test check setup bench fuzz lock clean root
+.PHONY: demo test check lint setup bench fuzz lock clean root
 
 setup:
 	@scripts/setup
@@ -16,15 +16,17 @@ root:
 demo: root setup
 	@$(PY) -m samepath.lab.demo
 
-test: root check
-	@$(PY) -m pytest -q -m "netns or interop or lab"
+test: root lint
+	@$(PY) scripts/test.py quick whole
 
-check: setup
+check: lint
+	@$(PY) scripts/test.py quick
+
+lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
-	@$(PY) -m pytest -q -m "not netns and not interop and not lab"
 
 bench: root setup
 	@$(PY) -m benchmarks $(BENCH)

@@ -15,6 +15,10 @@ from samepath.model.net import parse_address
 from samepath.netlink.fake import FakeKernel
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.ops import DeleteNextHop
+from tests.side_by_side import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_xdist_make_scheduler,
+)
 
 _numbers = itertools.count()
 
@@ -54,7 +58,7 @@ class World:
         else:
             time.sleep(seconds)  # idle time itself is what is wanted
 
-    def wait(self, condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    def wait(self, condition: Callable[[], bool], limit_s: float = 30.0) -> None:
         end = time.monotonic() + limit_s
         while not condition():
             assert time.monotonic() < end, "it never came"

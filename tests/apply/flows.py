@@ -126,7 +126,7 @@ def answer(held: dict[str, socket.socket], what: str, *words: Any) -> Any:
     match what, *words:
         case "open", name, host, port, source_port:
             held[name] = socket.create_connection(
-                (host, port), timeout=2, source_address=("", source_port)
+                (host, port), timeout=4, source_address=("", source_port)
             )
             return say(held[name])
         case "echo", name:
@@ -138,15 +138,15 @@ def answer(held: dict[str, socket.socket], what: str, *words: Any) -> Any:
             stray(held[name])
             return "sent"
         case "once", host, port:
-            with socket.create_connection((host, port), timeout=2) as connection:
+            with socket.create_connection((host, port), timeout=4) as connection:
                 return say(connection)
         case "source", host, port:
-            with socket.create_connection((host, port), timeout=2) as connection:
+            with socket.create_connection((host, port), timeout=4) as connection:
                 return say(connection, 1)
         case "many", host, port, count:
             found: dict[str, int] = {}
             for _ in range(count):
-                with socket.create_connection((host, port), timeout=2) as connection:
+                with socket.create_connection((host, port), timeout=4) as connection:
                     who = say(connection)
                     found[who] = found.get(who, 0) + 1
             return found
@@ -154,7 +154,7 @@ def answer(held: dict[str, socket.socket], what: str, *words: Any) -> Any:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as connection:
                 connection.bind(("", source_port))
-                connection.settimeout(2)
+                connection.settimeout(4)
                 connection.connect((host, port))
                 connection.send(b"who?")
                 return connection.recv(100).decode().split()[0]
@@ -166,7 +166,7 @@ def stray(connection: socket.socket) -> None:
     taken for real."""
     taps = socket.htons(0x0003)  # ETH_P_ALL
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, taps) as tap:
-        tap.settimeout(2)
+        tap.settimeout(4)
         say(connection)
         port = connection.getsockname()[1].to_bytes(2, "big")
         while True:

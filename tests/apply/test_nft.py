@@ -168,7 +168,7 @@ def bench(made: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return made
 
 
-def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "not in time"
@@ -234,7 +234,7 @@ def test_off_port_is_rejected_and_ping_is_answered(bench: Bench, vip: str) -> No
     assert bench.client.once(vip, 22) == "refused"
     assert bench.client.udp(vip, 22) == "refused"
     assert bench.client.udp(vip, 80) == "refused"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     bench.client_host.run("ping", "-c", "1", "-W", "2", vip)
     node = "2001:db8:2::1" if ":" in vip else "192.0.2.1"
     assert bench.client.once(node, 22) == "host"
@@ -328,7 +328,7 @@ def test_an_endpoint_that_is_gone_is_forgotten(bench: Bench, vip: str) -> None:
     assert (parse_address(vip), pod1) not in pairs
     started = time.monotonic()
     assert bench.client.echo("old") == "reset"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert bench.client.echo("new") == "pod2"
 
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import bfd
 from benchmarks.stage import Stage
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.alone, pytest.mark.netns, pytest.mark.timeout(360)]
 
 SECONDS = 20.0
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set", "-sys_nice,-ipc_lock,-sys_resource", "--inh-caps",

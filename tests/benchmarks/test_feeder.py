@@ -130,7 +130,7 @@ class Feeding:
         self.feeder = Feeder(sessions, lambda **what: self.told.append(what))
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not condition():
             assert time.monotonic() < deadline, self.told
             self.feeder.turn(0.01)

@@ -22,7 +22,7 @@ OURS_V6, THEIRS_V6 = "2001:db8::1", "2001:db8::2"
 T = TypeVar("T")
 
 
-def wait(condition: Callable[[], object], what: str, limit_s: float = 15.0) -> float:
+def wait(condition: Callable[[], object], what: str, limit_s: float = 45.0) -> float:
     """How long it took."""
     began = time.monotonic()
     while not condition():
@@ -81,7 +81,7 @@ class Host:
             daemon=True,
         )
         self._thread.start()
-        assert ready.wait(5)
+        assert ready.wait(30)
         self.want(self.wanted)
         return self
 
@@ -141,7 +141,7 @@ class Host:
         pid = getattr(getattr(self, "process", None), "pid", None)
         self.leave(goodbye=True)
         for one in {*self.pids, pid} - {None}:
-            wait(lambda one=one: not is_running(one), f"process {one} to end", 5)  # type: ignore[misc]
+            wait(lambda one=one: not is_running(one), f"process {one} to end", 30)  # type: ignore[misc]
 
 
 def is_running(pid: int) -> bool:

@@ -18,7 +18,7 @@ from samepath.lab.steps import list_node
 from samepath.lab.topology import SERVICE_ADDRESSES, SERVICE_PORT, Spec
 from samepath.lab.traffic import Traffic
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.netns, pytest.mark.timeout(360)]
 
 SPEC = Spec(clients=1, gateways=2, nodes=3, spares=0, pods_per_node=1, hold_time_s=90)
 GATEWAYS = ("gw1", "gw2")

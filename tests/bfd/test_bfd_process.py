@@ -26,7 +26,7 @@ from samepath.bfd.wire import Want
 from samepath.lab.netns import Namespace
 from tests.witness import steadily
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.alone, pytest.mark.netns]
 
 Pair = tuple[Host, Host]
 
@@ -132,7 +132,7 @@ def test_killed_process_and_its_peers_do_not_notice(pair: Pair) -> None:
         assert ours.is_up()
     assert ours.losses() == theirs.losses() == 0
     with cut(theirs.namespace):
-        wait(lambda: ours.losses() == theirs.losses() == 2, "lost, on both sides", 3)
+        wait(lambda: ours.losses() == theirs.losses() == 2, "lost, on both sides", 10)
 
 
 def test_other_code_takes_over_without_a_flap(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_nobody_comes_and_it_ends_with_a_goodbye(pair: Pair) -> None:
     pid = ours.process.pid
     assert pid is not None
     ours.leave()
-    wait(lambda: not is_running(pid), "its end", 4)
+    wait(lambda: not is_running(pid), "its end", 15)
     wait(lambda: not theirs.is_up(), "they hear of it")
     assert theirs.losses() == 0, "a goodbye says nothing about the path"
     view = theirs.view(OURS)
@@ -176,7 +176,7 @@ def test_what_we_end_is_no_loss(pair: Pair, end: str) -> None:
         ours.leave()
     else:
         ours.want({})
-    wait(lambda: not theirs.is_up(OURS) and not theirs.is_up(OURS_V6), "they hear of it", 2)
+    wait(lambda: not theirs.is_up(OURS) and not theirs.is_up(OURS_V6), "they hear of it", 10)
     time.sleep(1.2)  # longer than the detection time
     assert theirs.losses() == 0
     views = theirs.process.sessions.values()

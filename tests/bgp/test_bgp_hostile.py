@@ -273,6 +273,7 @@ def update(peer: Peer, nlris: tuple[Nlri, ...], last: int = 66) -> bytes:
     return b"".join(message.encode_updates([reach], [], peer.context))
 
 
+@pytest.mark.alone
 def test_many_floods_at_once_delay_nobody_for_long() -> None:
     """Ten peers write as fast as they can; an eleventh is heard in a fraction of a second."""
 
@@ -313,6 +314,7 @@ async def pour(peer: Peer, data: bytes) -> None:
         await loop.sock_sendall(peer.sock, data * 20)
 
 
+@pytest.mark.alone
 def test_a_full_table_is_refused_and_the_loop_stays_prompt() -> None:
     """900,000 prefixes, a thousand of them accepted; lateness of the loop is measured beside."""
 

@@ -87,7 +87,7 @@ def test_what_a_killed_process_leaves_is_adopted(folder: Path, program: Path) ->
         assert process.stdout is not None
         said = process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(30)
         plane = open_(folder)
         assert plane.opened is Opened.ADOPTED
         assert repr(state(plane)) + "\n" == said

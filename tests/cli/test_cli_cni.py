@@ -47,7 +47,7 @@ def listing(folders: tuple[Path, Path]) -> set[str]:
 def answers_version(program: Path) -> bool:
     done = subprocess.run(
         [program], env={"CNI_COMMAND": "VERSION"}, stdin=subprocess.DEVNULL, capture_output=True,
-        timeout=20, check=True,
+        timeout=60, check=True,
     )  # fmt: skip
     return done.stdout == VERSION_ANSWER
 

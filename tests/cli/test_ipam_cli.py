@@ -183,7 +183,7 @@ def test_a_damaged_store_and_the_real_kernel(site: Site, namespace: Namespace) -
     def inside(*arguments: str) -> Any:
         code = "from samepath.cli.main import main; main()"
         command = namespace.command([sys.executable, "-c", code, "ipam", "check", *arguments])
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     refused = inside("--config", str(site.config))
     assert refused.returncode == 2

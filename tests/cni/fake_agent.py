@@ -11,7 +11,7 @@ from pathlib import Path
 
 from samepath.cni.wire import RequestReader, WireRequest, encode_answer
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 class Conversation:

@@ -57,7 +57,7 @@ def call(
     for name, value in (*pod.items(), *(more or {}).items()):
         environment[os.fsencode(name)] = os.fsencode(value)
     done = subprocess.run(
-        program, input=stdin, env=environment, capture_output=True, timeout=30, check=False
+        program, input=stdin, env=environment, capture_output=True, timeout=60, check=False
     )
     assert not done.stderr, done.stderr.decode(errors="replace")
     return Said(done.returncode, done.stdout)

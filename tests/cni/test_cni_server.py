@@ -46,7 +46,7 @@ class Asked(Operations):
             os.fstat(namespace)  # it is open as long as we work with it
         self.requests.append((request, namespace))
         if self.hold is not None:
-            assert self.hold.wait(10)
+            assert self.hold.wait(30)
         if self.fault is not None:
             raise self.fault
         return b'{"done": true}'
@@ -89,7 +89,7 @@ def ask(server: Server, *descriptors: int) -> tuple[int, dict[str, Any]]:
         return read(connection)
 
 
-def wait(condition: Callable[[], bool], limit_s: float = 10) -> None:
+def wait(condition: Callable[[], bool], limit_s: float = 30) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it never came"

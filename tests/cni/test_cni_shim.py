@@ -116,7 +116,7 @@ def test_of_a_variable_that_stands_twice_the_first_counts(program: list[str], pa
     )
     with FakeAgent(path) as agent:
         subprocess.run(
-            [sys.executable, "-c", execute, *program], input=config(path), timeout=30, check=True
+            [sys.executable, "-c", execute, *program], input=config(path), timeout=60, check=True
         )
         variables = agent.last.read().environment
     assert variables == {"CNI_COMMAND": "DEL", "CNI_A": "1", "CNI_AB": "3"}
@@ -229,7 +229,7 @@ def test_version_without_a_version(program: list[str], text: bytes) -> None:
 def test_version_needs_no_standard_input(program: list[str]) -> None:
     closed = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *program],
-        env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=30, check=False,
+        env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert (closed.returncode, closed.stdout) == (0, VERSION_ANSWER)
 
@@ -243,7 +243,7 @@ def test_by_hand_it_says_what_it_is_and_waits_for_nothing(program: list[str]) ->
     ) as running:
         assert running.stdout is not None
         said = json.loads(running.stdout.read())  # though its standard input is open
-        assert running.wait(20) == 1
+        assert running.wait(30) == 1
     assert said["code"] == 4
     assert "CNI_COMMAND" in said["msg"]
 
@@ -251,7 +251,7 @@ def test_by_hand_it_says_what_it_is_and_waits_for_nothing(program: list[str]) ->
 def test_without_standard_input_it_says_so(program: list[str]) -> None:
     closed = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *program],
-        env={"CNI_COMMAND": "ADD"}, capture_output=True, timeout=30, check=False,
+        env={"CNI_COMMAND": "ADD"}, capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert closed.returncode == 1
     assert json.loads(closed.stdout)["code"] == 5
@@ -262,7 +262,7 @@ def test_without_standard_output_nothing_is_asked(program: list[str], path: Path
     with FakeAgent(path) as agent:
         closed = subprocess.run(
             ["sh", "-c", 'exec "$@" >&-', "sh", *program],
-            env={"CNI_COMMAND": "ADD"}, input=config(path), timeout=30, check=False,
+            env={"CNI_COMMAND": "ADD"}, input=config(path), timeout=60, check=False,
         )  # fmt: skip
         assert not agent.conversations
     assert closed.returncode == 1
@@ -274,7 +274,7 @@ def test_an_answer_that_nobody_reads_is_no_success(program: list[str], path: Pat
     with FakeAgent(path):
         done = subprocess.run(
             program, env={"CNI_COMMAND": "ADD"}, input=config(path), stdout=write,
-            timeout=30, check=False,
+            timeout=60, check=False,
         )  # fmt: skip
     os.close(write)
     assert done.returncode == 1

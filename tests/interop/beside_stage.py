@@ -47,7 +47,7 @@ while True:
 """
 
 
-def eventually(true: Callable[[], Any], limit_s: float = 20.0) -> Any:
+def eventually(true: Callable[[], Any], limit_s: float = 60.0) -> Any:
     until = time.monotonic() + limit_s
     while True:
         value = true()
@@ -130,7 +130,7 @@ class Stage:
     def end(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
         process.send_signal(number)
-        process.wait(10)
+        process.wait(30)
 
     def close(self) -> None:
         for connection, _ in self.held:
@@ -283,7 +283,7 @@ protocol bgp to6 from uplink {{ neighbor {GATEWAY6} as 64512; source address {si
         def connect() -> None:
             for i in range(count):
                 address = SERVICES[i % 2].split("/")[0]
-                connection = socket.create_connection((address, 80), timeout=10)
+                connection = socket.create_connection((address, 80), timeout=60)
                 self.held.append((connection, _ask(connection)))
 
         thread = threading.Thread(target=lambda: in_namespace(self.client.path, connect))

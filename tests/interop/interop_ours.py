@@ -83,7 +83,7 @@ class OurSpeaker:
 
     def start(self, *prefixes: str, release: bool = True) -> Any:
         self._thread.start()
-        assert self._ready.wait(5)
+        assert self._ready.wait(30)
         self.offer(*prefixes)
         if release:
             self.call(lambda s: s.release_end_of_rib())

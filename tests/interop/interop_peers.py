@@ -51,7 +51,7 @@ class Terms:
         return THEIRS_V6 if self.over_ipv6 else THEIRS
 
 
-def wait(condition: Callable[[], object], what: str, limit_s: float = 15.0) -> None:
+def wait(condition: Callable[[], object], what: str, limit_s: float = 45.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"

@@ -12,7 +12,7 @@ from beside_stage import SERVICES, B, Stage, eventually, four, six
 from samepath.hashing.table import Member, build
 from samepath.model.net import Family, parse_address
 
-pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.interop, pytest.mark.timeout(360)]
 
 CONNECTIONS = 60
 

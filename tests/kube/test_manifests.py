@@ -37,7 +37,7 @@ class Watched:
     def port(self, name: str) -> int:
         return self.source.objects[f"Service default/{name}"].ports[0].port  # type: ignore[union-attr]
 
-    async def until(self, condition: Callable[[], bool], limit_s: float = 5.0) -> float:
+    async def until(self, condition: Callable[[], bool], limit_s: float = 30.0) -> float:
         started = time.monotonic()
         async with asyncio.timeout(limit_s):
             while not condition():
@@ -102,6 +102,7 @@ def test_files_come_change_and_go(folder: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.alone
 def test_a_change_is_seen_within_milliseconds(folder: Path) -> None:
     for i in range(100):
         (folder / f"{i}.yaml").write_text(service(f"s{i}"))
@@ -230,6 +231,7 @@ def test_a_folder_that_is_not_there_yet(folder: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.alone
 def test_a_configmap_is_swung_over(folder: Path) -> None:
     def write(version: str, text: str) -> None:
         (folder / version).mkdir()

@@ -17,7 +17,7 @@ from samepath.lab.run import measure
 from samepath.lab.scenario import Paused
 from samepath.lab.topology import Spec
 
-pytestmark = [pytest.mark.lab, pytest.mark.interop, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.interop, pytest.mark.timeout(360)]
 
 CONNECTIONS = 240
 

@@ -15,8 +15,9 @@ from rich.console import Console
 from samepath.lab.removal import down
 from samepath.lab.run import measure
 from samepath.lab.scenario import Paused
+from samepath.lab.state import ROOT
 from samepath.lab.topology import Spec
-from samepath.programs.gateway_bpf import BPFFS
+from samepath.programs.gateway_bpf import pin_folder
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -32,7 +33,6 @@ def name() -> Iterator[str]:
 
 
 def test_survival_with_every_bucket_busy(name: str) -> None:
-    before = set(BPFFS.glob("samepath-*"))
     for attempt in (1, 2):
         try:
             run = measure(name, SPEC, "bpf", CONNECTIONS, None, False, Console(width=160))
@@ -57,4 +57,5 @@ def test_survival_with_every_bucket_busy(name: str) -> None:
     assert steps["restart"].broken == 0
     assert steps["roll"].moves_waiting == 0
     assert steps["gateway_kill_again"].broken == 0
-    assert set(BPFFS.glob("samepath-*")) <= before, "nothing is left pinned"
+    pins = [pin_folder(str(ROOT / name / "run" / gateway)) for gateway in run.gateways]
+    assert not any(folder.exists() for folder in pins), "nothing is left pinned"

@@ -65,7 +65,7 @@ class Path:
     def remove(self) -> None:
         for process in self.processes:
             process.kill()
-            process.wait(5)
+            process.wait(30)
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     stream.close()
@@ -141,7 +141,7 @@ def test_another_pod_in_the_way_is_broken(path: Path) -> None:
     traffic = path.traffic()
     traffic.open(10, TARGETS)
     first.send_signal(signal.SIGKILL)
-    first.wait(5)
+    first.wait(30)
     path.serve("web-2")
     assert traffic.check() == 0
     taken = traffic.take()
@@ -199,7 +199,7 @@ def test_a_terminating_pod_ends_its_connections_by_fin(path: Path) -> None:
     traffic.silence(5)
     traffic.busy(0.1)
     pod.send_signal(signal.SIGTERM)
-    assert pod.wait(5) == 0
+    assert pod.wait(30) == 0
     taken = traffic.take()
     assert taken.finished == {"web-1": 15}
     assert [b.reason for b in taken.broken] == ["fin"] * 5

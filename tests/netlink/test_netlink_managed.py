@@ -19,7 +19,7 @@ from samepath.netlink.ops import DeleteNeighbor, PutNeighbor
 pytestmark = pytest.mark.netns
 
 
-def until(true: Callable[[], object], limit_s: float = 10.0) -> None:
+def until(true: Callable[[], object], limit_s: float = 30.0) -> None:
     end = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < end, "it never came"

@@ -27,7 +27,7 @@ from samepath.programs.control import NotRunningError, ask
 B = 127
 SERVICE = "192.0.2.1/32"
 SERVICE6 = "2001:db8:100::1/128"
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 def eventually(true: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
@@ -70,7 +70,7 @@ class Peer:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self.process.send_signal(number)
-        self.process.wait(5)
+        self.process.wait(30)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -168,7 +168,7 @@ class Stage:
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(10)
+            self.process.wait(30)
 
     def status(self) -> dict[str, Any]:
         try:

@@ -166,7 +166,7 @@ class Site:
             path = str(self.folder / f"agent{number}.yaml")
             host = self.hosts[f"n{number}"]
             self.agents[number] = host.popen(sys.executable, "-c", code, path, stderr=log)
-        until(lambda: self.status(number), 15)
+        until(lambda: self.status(number))
 
     def gateway(self, asn: int = AS) -> None:
         """A real one at ROUTER, which reflects the nodes' blocks and is their way out."""
@@ -199,7 +199,7 @@ class Site:
     def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
         agent = self.agents.pop(number)
         agent.send_signal(how)
-        agent.wait(10)
+        agent.wait(30)
 
     def status(self, number: int) -> Any:
         try:
@@ -267,7 +267,7 @@ def put(path: Path, *documents: Any) -> None:
     other.rename(path)
 
 
-def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 60.0) -> Any:
     end = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < end, "not in time"

@@ -26,7 +26,7 @@ from flows import Client, Server
 from samepath.lab.netns import Namespace, veth
 from samepath.programs import control
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 AS = 64512
 VIPS = ("203.0.113.10", "2001:db8:113::10")
@@ -149,12 +149,12 @@ class World:
         log = open(self.folder / "agent.log", "ab")  # noqa: SIM115
         self.agent = self.node.popen(sys.executable, "-c", code, str(self.config), stderr=log)
         log.close()
-        until(lambda: self.status() is not None, 15)
+        until(lambda: self.status() is not None)
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
         assert self.agent is not None
         self.agent.send_signal(how)
-        return self.agent.wait(10)
+        return self.agent.wait(30)
 
     def status(self) -> Any:
         try:
@@ -234,7 +234,7 @@ def put(path: Path, *documents: Any) -> None:
     other.rename(path)
 
 
-def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 60.0) -> Any:
     end = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < end, "not in time"
@@ -295,6 +295,7 @@ def test_from_manifests_to_a_connection(world: World) -> None:
     assert "blackhole" in world.node.ip("route", "show", "10.244.1.0/24")
 
 
+@pytest.mark.alone
 def test_an_endpoint_change_reaches_the_gateway_quickly(world: World) -> None:
     serving(world)
     took = []
@@ -325,7 +326,7 @@ def test_a_terminating_pod_drains_and_keeps_its_flows(world: World) -> None:
     assert world.peer.service() == (True, 1)
     world.client.ask("close", "four")
     world.client.ask("close", "six")
-    until(lambda: world.peer.service() is None and world.peer.service(1) is None, 15)
+    until(lambda: world.peer.service() is None and world.peer.service(1) is None)
     assert {s["why"] for s in world.status()["services"]} == {"DRAIN_OVER"}
     world.endpoints("R-")
     until(lambda: world.peer.service() == (False, 1))
@@ -339,7 +340,7 @@ def test_a_drain_ends_at_the_deadline(world: World) -> None:
     world.node_object(labels={"node.kubernetes.io/exclude-from-external-load-balancers": ""})
     until(lambda: world.peer.service() == (True, 1))
     until(lambda: world.peer.service() is None)
-    assert 2.5 < time.monotonic() - started < 6
+    assert 2.5 < time.monotonic() - started < 15
     assert world.client.echo("held") == "pod1"
     world.node_object()
     until(lambda: world.peer.service() == (False, 1))
@@ -423,10 +424,10 @@ def test_a_broken_manifest_is_named_and_changes_nothing(world: World) -> None:
 def test_rules_that_somebody_flushed_come_back(world: World) -> None:
     serving(world)
     world.node.run("nft", "flush", "ruleset")
-    until(lambda: world.status()["rules"]["in_place"], 3)
+    until(lambda: world.status()["rules"]["in_place"], 20)
     assert world.client.once(VIPS[0], 80).startswith("pod")
     world.node.ip("address", "del", f"{VIPS[0]}/32", "dev", "lo")
-    until(lambda: VIPS[0] in world.node.ip("address", "show", "dev", "lo"), 3)
+    until(lambda: VIPS[0] in world.node.ip("address", "show", "dev", "lo"), 20)
 
 
 def test_the_configuration_changes_without_a_flap(world: World) -> None:
@@ -488,6 +489,7 @@ def test_a_missing_tool_is_said_and_tried_again(world: World) -> None:
     until(lambda: world.peer.ask()["peers"][0]["end_of_rib"])
 
 
+@pytest.mark.alone
 def test_at_rest_it_takes_little(world: World) -> None:
     serving(world)
     until(lambda: world.status()["in_sync"]["routes"])

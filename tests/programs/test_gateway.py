@@ -178,7 +178,7 @@ def test_bad_configuration_says_where(stage: Stage) -> None:
     path.write_text("router_id: 10.0.0.1\nas: 64512\nhash_seed: 0\nneighbors: []\n")
     done = subprocess.run(
         [sys.executable, "-m", "samepath.cli.main", "gateway", "--config", str(path)],
-        capture_output=True, text=True, check=False, timeout=20,
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
     assert "hash_seed: 1 to 4294967295" in done.stderr

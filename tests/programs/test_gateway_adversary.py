@@ -55,6 +55,7 @@ def replicas(stage: Stage, prefix: str = SERVICE) -> list[int]:
 # Others in our kernel
 
 
+@pytest.mark.alone
 def test_what_others_do_is_mended_within_a_second(stage: Stage) -> None:
     two_nodes(stage)
     before = replicas(stage)
@@ -68,14 +69,14 @@ def test_what_others_do_is_mended_within_a_second(stage: Stage) -> None:
     ):
         began = time.monotonic()
         meddle(stage, *ops)
-        eventually(lambda: stage.owners() == table(1, 2), 5)
+        eventually(lambda: stage.owners() == table(1, 2))
         assert time.monotonic() - began < 2
         eventually(stage.settled)
         before, number = replicas(stage), group_of(stage)
     stage.gateway.ip("route", "flush", "proto", str(PROTOCOL))
     stage.gateway.ip("-6", "route", "flush", "proto", str(PROTOCOL))
-    eventually(lambda: stage.owners() == table(1, 2), 5)
-    eventually(lambda: stage.owners(SERVICE6) == table(1, 2, family=Family.IPV6), 5)
+    eventually(lambda: stage.owners() == table(1, 2))
+    eventually(lambda: stage.owners(SERVICE6) == table(1, 2, family=Family.IPV6))
     assert "the kernel had lost or changed what is ours" in log_of(stage)
 
 
@@ -104,13 +105,13 @@ def test_settled_is_not_said_while_the_kernel_is_otherwise(stage: Stage) -> None
     caught = 0
     for _ in range(20):
         meddle(stage, DeleteRoutes(Family.IPV4, [nlri], 10))
-        eventually(lambda: stage.owners() == table(1, 2), 5)
+        eventually(lambda: stage.owners() == table(1, 2))
         meddle(stage, DeleteRoutes(Family.IPV4, [nlri], 10))
         status = stage.status()
         if stage.owners() is None:  # and so it was for as long as status took
             assert not status["settled"]
             caught += status["kernel"] == "1 routes lost or changed"
-        eventually(lambda: stage.owners() == table(1, 2) and stage.settled(), 5)
+        eventually(lambda: stage.owners() == table(1, 2) and stage.settled())
     assert caught >= 3
 
 
@@ -119,7 +120,7 @@ def test_settings_that_others_change_are_set_right(stage: Stage) -> None:
     name = "net.ipv4.fib_multipath_hash_policy"
     stage.gateway.run("sysctl", "-qw", f"{name}=0")
     stage.gateway.ip("addr", "add", "10.99.0.1/24", "dev", "eth1")  # any news will do
-    eventually(lambda: stage.gateway.run("sysctl", "-n", name).strip() == "3", 5)
+    eventually(lambda: stage.gateway.run("sysctl", "-n", name).strip() == "3")
     eventually(lambda: f"{name} was 0, now 3" in log_of(stage))
 
 
@@ -187,7 +188,7 @@ def test_peer_that_never_ends_its_rib_holds_nobody_for_ever(stage: Stage) -> Non
     began = time.monotonic()
     stage.start()
     eventually(lambda: stage.owners() == table(1))
-    assert 2.5 < time.monotonic() - began < 8
+    assert 2.5 < time.monotonic() - began < 20
     assert stage.status()["sync"].startswith("selection_deferral_s is over: 10.9.0.2")
 
 
@@ -256,13 +257,14 @@ def test_link_that_is_down_while_one_hold_time_ends(stage: Stage) -> None:
 # Time
 
 
+@pytest.mark.alone
 def test_idle_buckets_move_by_themselves_and_soon(stage: Stage) -> None:
     stage.config = msgspec.structs.replace(stage.config, idle_timer_s=2)
     two_nodes(stage)
     stage.serve(3)
     eventually(lambda: stage.status()["moves"]["waiting"])
     began = time.monotonic()
-    eventually(lambda: stage.owners() == table(1, 2, 3), 6)
+    eventually(lambda: stage.owners() == table(1, 2, 3))
     assert time.monotonic() - began < 4
     assert stage.status()["moves"]["idle"] > 0
 
@@ -272,11 +274,12 @@ def test_deadline_moves_by_itself(stage: Stage) -> None:
     two_nodes(stage)
     stage.serve(3)
     eventually(lambda: stage.status()["moves"]["waiting"])
-    eventually(lambda: stage.owners() == table(1, 2, 3), 6)
+    eventually(lambda: stage.owners() == table(1, 2, 3))
     assert stage.status()["moves"]["deadline"] > 0
     assert stage.status()["moves"]["idle"] == 0
 
 
+@pytest.mark.alone
 def test_at_rest_it_costs_next_to_nothing(stage: Stage) -> None:
     two_nodes(stage)
     stage.serve(3)  # with moves that wait for an hour
@@ -323,7 +326,7 @@ def test_fault_of_ours_ends_the_process_and_nothing_moves(stage: Stage) -> None:
     stage.serve(1, 2)
     eventually(lambda: stage.owners() == table(1, 2))
     trigger.touch()
-    assert stage.process.wait(10) == 1
+    assert stage.process.wait(30) == 1
     assert "AssertionError: a fault of ours" in log_of(stage)
     assert stage.owners() == table(1, 2)
     stage.start()
@@ -363,7 +366,7 @@ def test_kernel_that_takes_no_write_costs_no_session_and_no_withdrawal(stage: St
     trigger.touch()
     stage.peers["n1"].offer({})
     stage.peers["n2"].offer({})
-    eventually(lambda: SERVICE not in router.knows(), 2)
+    eventually(lambda: SERVICE not in router.knows(), 10)
     assert stage.owners() is not None, "the kernel has it still"
     began = time.monotonic()
     with pytest.raises(ValueError, match="the kernel has not taken a write"):

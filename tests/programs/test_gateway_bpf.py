@@ -20,7 +20,7 @@ from samepath.programs.control import ask
 from samepath.programs.gateway_bpf import pin_folder
 from tests.apply.flows import Client, Server
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 V4, V6 = SERVICE.split("/")[0], SERVICE6.split("/")[0]
 PORT = 8080
@@ -111,7 +111,7 @@ def test_nodes_come_and_go_and_nothing_breaks(site: Site) -> None:
     before = site.owners()
     site.serve(3)
     eventually(lambda: site.owns("10.9.0.3") == table(1, 2, 3).counts()[b"\x0a\x09\0\3"])
-    assert site.settled()
+    eventually(site.settled)
     assert site.broken() == {}
     assert 0.2 < site.shares()["n3"] < 0.47, "at once, though every bucket is busy"
     site.hold()
@@ -161,7 +161,7 @@ def test_transitions_end_when_idle_and_the_kernel_follows(site: Site) -> None:
     site.serve(3)
     eventually(lambda: site.bpf()["transitions"]["begun"] > 0)
     eventually(lambda: site.bpf()["transitions"]["buckets"] == 0)
-    eventually(lambda: site.owners() == table(1, 2, 3), 5)
+    eventually(lambda: site.owners() == table(1, 2, 3))
     assert site.status()["moves"]["waiting"] == 0
 
 

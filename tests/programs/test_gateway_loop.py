@@ -12,7 +12,7 @@ import pytest
 
 from samepath.lab.netns import Namespace, veth
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.alone, pytest.mark.netns]
 
 LIMIT_MS = 100.0
 

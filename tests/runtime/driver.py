@@ -18,7 +18,7 @@ from typing import Any
 
 from samepath.lab.netns import Namespace
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ def succeeds(namespace: Namespace, *command: str) -> Callable[[], bool]:
 
 def _listeners(pid: int) -> str:
     command = ["nsenter", f"--net=/proc/{pid}/ns/net", "ss", "-Hltn"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def _of_pods(route: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from samepath.lab.netns import Namespace
 from samepath.lab.processes import wait_gone
 from tests.runtime.podman import NETNS, Podman, control_groups, parent, remove_leftovers
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 PTP = {
     "type": "ptp",

@@ -19,7 +19,7 @@ from samepath.lab.state import wait
 from tests.runtime.podman import REFERENCE_PLUGINS
 from tests.runtime.site import PORTMAP, Site, succeeds
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(360)]
 
 NODE = "n1"
 _numbers = itertools.count()
@@ -45,7 +45,7 @@ class Libcni:
         words = [str(self.program), verb, str(self.conflist), container, netns, "eth0"]
         return subprocess.run(
             self.node.command(words), env=environment,
-            capture_output=True, text=True, check=False, timeout=30,
+            capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
     def add(self, container: str, pod: Namespace) -> dict[str, Any]:

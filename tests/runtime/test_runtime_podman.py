@@ -10,7 +10,7 @@ from samepath.lab.state import wait
 from tests.runtime.podman import PodmanError
 from tests.runtime.site import Site, finish, succeeds
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(360)]
 
 NODES = ("n1", "n2")
 MANY = 50

@@ -15,7 +15,7 @@ from samepath.lab.topology import Pod
 from samepath.lab.traffic import Broken, Traffic
 from tests.runtime.site import Site
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(360)]
 
 CONNECTIONS = 200
 PERIOD_S = 0.5

@@ -253,7 +253,7 @@ class Runs:
             outcome.set_exception(error)
 
     def outcome(self, peer: str, key: str) -> None:
-        self._outcomes[peer, key].result(timeout=110)
+        self._outcomes[peer, key].result(timeout=280)
 
     def close(self) -> None:
         self._is_over.set()
