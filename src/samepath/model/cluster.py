@@ -100,6 +100,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Allocation:
+    """What the controller has written on a Service beside its addresses."""
+
+    pools: tuple[str, ...] = ()
+    """`samepath.dev/ip-allocated-from-pool`: the addresses are from us. Empty: they are not."""
+    reason: str = ""
+    message: str = ""
+    """Of the condition `samepath.dev/AddressAssigned`; empty: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     namespace: str
     name: str
@@ -123,6 +134,9 @@ class Service:
     """`spec.loadBalancerSourceRanges`: who may use the load balancer's addresses; empty: all."""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     request: Request = Request()
+    allocation: Allocation = Allocation()
+    created: str = ""
+    """`metadata.creationTimestamp`, as it is written: texts sort as times do."""
     uid: str = ""
     resource_version: str = field(default="", compare=False)
 

@@ -202,9 +202,7 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     """Where the control socket lives; created with mode 0700."""
 
     def __post_init__(self) -> None:
-        if len(parse_address(self.router_id)) != 4:
-            raise ValueError(f"router_id: an IPv4 address, not {self.router_id}")
-        _as_number("as", self.local_as)
+        self._check_identity()
         for text in (*self.listen, *self.next_hops):
             parse_address(text)
         names = [n.name for n in self.neighbors]
@@ -222,6 +220,10 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
                     "(docs/bfd.md)"
                 )
         _passwords_within_ranges(self.neighbors)
+
+    def _check_identity(self) -> None:
+        _router_id(self.router_id)
+        _as_number("as", self.local_as)
 
 
 class KernelRoutes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -310,7 +312,8 @@ class Cni(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     """Which container has which addresses."""
     block_claims: str | None = None
     """A file that all nodes share, in which blocks of the IPPools are claimed under a lock. Left
-    out: our blocks are `pod_cidrs`, or `spec.podCIDRs` of our Node."""
+    out: with `kubernetes` they are claimed by BlockClaim objects; else our blocks are `pod_cidrs`,
+    or `spec.podCIDRs` of our Node."""
     mtu: int | None = None
     """Of pods' links; left out: the smallest of the links towards our neighbours."""
 
@@ -341,13 +344,24 @@ class Kubernetes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 
 
 class AgentConfig(Bgp, frozen=True, kw_only=True):
-    node: str
-    """The name of our Node object."""
+    """One file may serve all nodes of a cluster: what differs from node to node may be left out."""
+
+    node: str = ""
+    """The name of our Node object; left out: `--node`, or SAMEPATH_NODE."""
+    router_id: str = ""
+    """Left out: the node's address (`--node-ip`) if that is IPv4, else made of the node's name."""
+    local_as: int = msgspec.field(name="as", default=0)
+    """Left out: `myASN` of the BGPPeers that select this node."""
+    neighbors: list[Neighbor] = []
+    """Besides these, the BGPPeers that select this node."""
+    peer_import: Import = msgspec.field(default_factory=Import)
+    """What the neighbours that are BGPPeers may tell us; left out: nothing."""
     manifests: str | None = None
     """A folder of Kubernetes manifests (*.yaml, *.yml, *.json)."""
     kubernetes: Kubernetes | None = None
     """In place of `manifests`."""
     advertise: Advertise = msgspec.field(default_factory=Advertise)
+    """Of an address within an IPAddressPool a BGPAdvertisement is needed besides."""
     service_proxy: Literal["nftables", "none"] = msgspec.field(
         name="serviceProxy", default="nftables"
     )
@@ -370,6 +384,12 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
         super().__post_init__()
         if (self.manifests is None) == (self.kubernetes is None):
             raise ValueError("manifests: either a folder of `manifests`, or `kubernetes`")
+
+    def _check_identity(self) -> None:
+        if self.router_id:
+            _router_id(self.router_id)
+        if self.local_as:
+            _as_number("as", self.local_as)
 
 
 def _passwords_within_ranges(neighbors: list[Neighbor]) -> None:
@@ -402,6 +422,11 @@ def _positive(name: str, value: float) -> None:
 def _within(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise ValueError(f"{name}: {least} to {most}, not {value}")
+
+
+def _router_id(text: str) -> None:
+    if len(parse_address(text)) != 4:
+        raise ValueError(f"router_id: an IPv4 address, not {text}")
 
 
 def _as_number(name: str, value: int) -> None:

@@ -180,6 +180,8 @@ class BlockClaim:
     family: Family
     cidr: Nlri
     node: str
+    pending: bool = False
+    """Made, but not yet compared with all others: the block is taken, and nobody's as yet."""
     uid: str = ""
     resource_version: str = field(default="", compare=False)
 
