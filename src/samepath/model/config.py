@@ -12,6 +12,7 @@ import msgspec
 
 from samepath.model.net import Family, PrefixSet, parse_address, parse_prefix
 from samepath.model.route_protocols import number
+from samepath.model.selector import parse as parse_selector
 
 Kind = Literal["services", "pods", "routes"]
 """What a prefix means to us: a service IP (resilient table), a node's pod block (plain route,
@@ -90,11 +91,9 @@ class BfdProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
             )
 
 
-class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A BGP neighbour by `address`, or all neighbours within the prefix `range` (passive)."""
+class Terms(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """On what terms a session is held, and what is taken and told: all of a neighbour but who."""
 
-    address: str | None = None
-    range: str | None = None
     remote_as: int | Literal["external", "internal"]
     """Its AS; or any other than ours, or ours."""
     port: int = 179
@@ -137,8 +136,6 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     """TTL of what we send to an external neighbour: 1 if it is on our link."""
     bfd: str | None = None
     """Name of one of `bfd_profiles`; left out: no BFD with this neighbour."""
-    max_sessions: int = 1024
-    """For a range: how many neighbours may be connected at once."""
     import_: Import = msgspec.field(name="import", default_factory=Import)
     export: list[Literal["services", "pods", "default"]] = []
     """What we advertise to this neighbour. Gateway: learned services (next hop self), the nodes'
@@ -146,12 +143,6 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     services and pod blocks; left empty it advertises both."""
 
     def __post_init__(self) -> None:
-        if (self.address is None) == (self.range is None):
-            raise ValueError("a neighbour has either `address` or `range`")
-        if self.address is not None:
-            parse_address(self.address)
-        if self.range is not None:
-            parse_prefix(self.range)
         for text in (self.local_address, *self.next_hops):
             if text is not None:
                 parse_address(text)
@@ -162,7 +153,6 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         _within("long_lived_stale_s", self.long_lived_stale_s, 0, 0xFFFFFF)
         if self.long_lived_stale_s and not self.graceful_restart_s:
             raise ValueError("long_lived_stale_s: only with graceful_restart_s")
-        _positive("max_sessions", self.max_sessions)
         for name in ("ebgp_multihop", "ttl_security"):
             if not isinstance(getattr(self, name), bool) and not 1 <= getattr(self, name) <= 255:
                 raise ValueError(f"{name}: 1 to 255, not {getattr(self, name)}")
@@ -172,13 +162,51 @@ class Neighbor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
             raise ValueError("families: at least one of ipv4, ipv6")
 
     @property
+    def address_families(self) -> tuple[Family, ...]:
+        return tuple(f for f in Family if f.label in self.families)
+
+
+class Neighbor(Terms, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A BGP neighbour by `address`, or all neighbours within the prefix `range` (passive)."""
+
+    address: str | None = None
+    range: str | None = None
+    max_sessions: int = 1024
+    """For a range: how many neighbours may be connected at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.address is None) == (self.range is None):
+            raise ValueError("a neighbour has either `address` or `range`")
+        if self.address is not None:
+            parse_address(self.address)
+        if self.range is not None:
+            parse_prefix(self.range)
+        _positive("max_sessions", self.max_sessions)
+
+    @property
     def name(self) -> str:
         """The key of this neighbour in a configuration: its address or range."""
         return self.address or self.range or ""
 
-    @property
-    def address_families(self) -> tuple[Family, ...]:
-        return tuple(f for f in Family if f.label in self.families)
+
+class Nodes(Terms, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Nodes of the cluster as a gateway's neighbours (docs/gateway.md). They speak for themselves
+    alone, whatever `import: next_hop` says; what is in `import` comes on top of the cluster's."""
+
+    selector: str = "all()"
+    """Calico's selector language, by the Nodes' labels."""
+    passive: bool = True
+    """Nodes connect to us, as agents do."""
+    gone_grace_s: float | None = None
+    """A neighbour whose Node is gone, or is not selected any more, is kept for as long as its
+    session lives; with a number, no longer than so."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_selector(self.selector)
+        if self.gone_grace_s is not None and self.gone_grace_s < 0:
+            raise ValueError(f"gone_grace_s: 0 or more, not {self.gone_grace_s}")
 
 
 class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -206,9 +234,9 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
         for text in (*self.listen, *self.next_hops):
             parse_address(text)
         names = [n.name for n in self.neighbors]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"neighbors: {name} stands twice")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"neighbors: {twice} stands twice")
         for neighbor in self.neighbors:
             if neighbor.bfd is not None and neighbor.bfd not in self.bfd_profiles:
                 raise ValueError(f"neighbors: {neighbor.name}: bfd: no profile {neighbor.bfd!r}")
@@ -224,6 +252,16 @@ class Bgp(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
     def _check_identity(self) -> None:
         _router_id(self.router_id)
         _as_number("as", self.local_as)
+
+
+class Kubernetes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The API server as the source of cluster state, and where states are written."""
+
+    kubeconfig: str | None = None
+    """Left out: the service account of our pod."""
+    context: str | None = None
+    namespace: str = "samepath-system"
+    """Where our Secrets, Lease and pods are."""
 
 
 class KernelRoutes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -247,11 +285,20 @@ class GatewayConfig(Bgp, frozen=True, kw_only=True):
     kernel_routes: KernelRoutes | None = None
     """Take services from a routing daemon's routes. `neighbors` is empty then: the daemon speaks
     BGP, also upstream."""
+    manifests: str | None = None
+    """A folder of Kubernetes manifests, for `nodes` and `tier`."""
+    kubernetes: Kubernetes | None = None
+    """In place of `manifests`."""
+    nodes: Nodes | None = None
+    """The cluster's Nodes are neighbours, besides those of `neighbors`."""
+    tier: str | None = None
+    """Name of a GatewayTier object, whose values come before those of this file."""
     buckets: int = 1021
     """Buckets of a table, 1 to 4093; the same on all gateways of a tier; never follows
     the members."""
-    hash_seed: int
-    """net.ipv4.fib_multipath_hash_seed: non-zero, the same on all gateways of a tier."""
+    hash_seed: int = 0
+    """net.ipv4.fib_multipath_hash_seed: non-zero, the same on all gateways of a tier. Only with a
+    `tier` it may be left out: it is the GatewayTier's then."""
     idle_timer_s: float = 120.0
     """A bucket without a packet for so long may move to its new owner."""
     move_deadline_s: float | None = None
@@ -274,7 +321,8 @@ class GatewayConfig(Bgp, frozen=True, kw_only=True):
     transition_deadline_s: float | None = None
     """BPF: a bucket in transition is done after so long, whatever its flows do; none: never."""
     expected_peers: int = 0
-    """With an empty kernel: in sync when so many neighbours have sent End-of-RIB."""
+    """With an empty kernel: in sync when so many neighbours have sent End-of-RIB. With `nodes`: so
+    many besides the Nodes, each of which is expected."""
     selection_deferral_s: float = 60.0
     """In sync at the latest after so long."""
     route_metric: int = 10
@@ -283,8 +331,9 @@ class GatewayConfig(Bgp, frozen=True, kw_only=True):
         super().__post_init__()
         if not 1 <= self.buckets <= 4093:
             raise ValueError(f"buckets: 1 to 4093, not {self.buckets}")
-        if not 1 <= self.hash_seed <= 0xFFFFFFFF:
-            raise ValueError("hash_seed: 1 to 4294967295")
+        if not 1 <= self.hash_seed <= 0xFFFFFFFF and (self.tier is None or self.hash_seed):
+            raise ValueError("hash_seed: 1 to 4294967295; only a `tier` may have it in our place")
+        _source_of(self)
         _positive("idle_timer_s", self.idle_timer_s)
         _positive("transition_idle_s", self.transition_idle_s)
         if self.kernel_routes is not None and self.neighbors:
@@ -297,6 +346,22 @@ class GatewayConfig(Bgp, frozen=True, kw_only=True):
             raise ValueError(
                 f"flow_table_entries: 1024 to {1 << 26}, not {self.flow_table_entries}"
             )
+
+
+def _source_of(config: GatewayConfig) -> None:
+    has_source = config.manifests is not None or config.kubernetes is not None
+    if config.manifests is not None and config.kubernetes is not None:
+        raise ValueError("manifests: either a folder of `manifests`, or `kubernetes`")
+    if has_source != (config.nodes is not None or config.tier is not None):
+        raise ValueError(
+            "nodes, tier: they come from `manifests` or `kubernetes`, which serve nothing else"
+        )
+    if config.nodes is None:
+        return
+    if config.kernel_routes is not None:
+        raise ValueError("nodes: not with kernel_routes: the routing daemon speaks BGP")
+    if config.nodes.bfd is not None and config.nodes.bfd not in config.bfd_profiles:
+        raise ValueError(f"nodes: bfd: no profile {config.nodes.bfd!r}")
 
 
 class Advertise(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -331,16 +396,6 @@ class Mesh(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
 
     def __post_init__(self) -> None:
         _session_times(self)
-
-
-class Kubernetes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The API server as the source of cluster state, and where states are written."""
-
-    kubeconfig: str | None = None
-    """Left out: the service account of our pod."""
-    context: str | None = None
-    namespace: str = "samepath-system"
-    """Where our Secrets, Lease and pods are."""
 
 
 class AgentConfig(Bgp, frozen=True, kw_only=True):
@@ -378,10 +433,21 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
     """Every other Node is a neighbour in our AS, at its first InternalIP: of IPv4, unless one of
     the two has none. We listen on ours. Else pod blocks come by the gateways, which reflect them.
     `true`, or a mapping with other terms than the usual ones."""
+    status_writes_per_s: float = 2.0
+    """With `kubernetes`: so many states (BGPSessionState, ServiceBGPStatus) are written, on
+    average."""
+    status_services: int = 500
+    """ServiceBGPStatus objects that we have at most; 0: none."""
+    status_cluster_services: bool = False
+    """ServiceBGPStatus also of services whose traffic policy is Cluster, of which every node says
+    the same: as many objects as there are nodes, times services."""
     route_metric: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _positive("status_writes_per_s", self.status_writes_per_s)
+        if self.status_services < 0:
+            raise ValueError(f"status_services: 0 or more, not {self.status_services}")
         if (self.manifests is None) == (self.kubernetes is None):
             raise ValueError("manifests: either a folder of `manifests`, or `kubernetes`")
 
@@ -406,7 +472,7 @@ def _passwords_within_ranges(neighbors: list[Neighbor]) -> None:
                 )
 
 
-def _session_times(terms: Neighbor | Mesh) -> None:
+def _session_times(terms: Terms | Mesh) -> None:
     if (terms.hold_time_s and terms.hold_time_s < 3) or terms.hold_time_s > 65535:
         raise ValueError(f"hold_time_s: 0, or 3 to 65535, not {terms.hold_time_s}")
     if not 0 <= terms.graceful_restart_s <= 4095:
