@@ -35,9 +35,12 @@ bench: root setup
 fuzz: setup
 	@$(PY) -m fuzz $(TARGET) $(TIME)
 
-# Writes requirements.lock anew from pyproject.toml (needs uv from PyPI).
+# Writes the locks anew from pyproject.toml: all of it for tests, and the image's two stages (needs uv from PyPI).
+LOCK := pip compile pyproject.toml --generate-hashes --no-header --python-version 3.11
 lock:
-	@uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --python-version 3.11 -o requirements.lock
+	@uv $(LOCK) --all-extras -o requirements.lock
+	@uv $(LOCK) --extra build -c requirements.lock -o deploy/build.lock
+	@uv $(LOCK) -c requirements.lock -o deploy/runtime.lock
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build report src/samepath/cni/bin src/samepath/bpf/samepath.bpf.o
