@@ -11,6 +11,8 @@ Called by pytest-xdist, by way of `conftest`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -58,9 +60,9 @@ def rank(nodeid: str) -> int:
     return next(found, len(FIRST))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> SideBySide:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
     config.option.loadscopereorder = False
-    return SideBySide(config)
+    return SideBySide(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
