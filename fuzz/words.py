@@ -9,7 +9,7 @@ import msgspec
 from samepath.bgp.attributes import Attribute
 from samepath.cni import config as cni_config
 from samepath.cni import result as cni_result
-from samepath.kube import objects
+from samepath.kube import core, kinds, objects, specs
 from samepath.model import config
 
 _YAML = (
@@ -53,8 +53,8 @@ def fields_of(*modules: object) -> list[str]:
 
 
 def manifest_words() -> list[str]:
-    kinds = ("v1", "Service", "Node", "EndpointSlice", "IPPool", "List", "discovery.k8s.io/v1")
-    return [*_YAML, *_VALUES, *kinds, objects.GROUP, *(f"{n}: " for n in fields_of(objects))]
+    heads = ("v1", "List", "discovery.k8s.io/v1", kinds.GROUP, *objects.READERS)
+    return [*_YAML, *_VALUES, *heads, *(f"{n}: " for n in fields_of(core, specs))]
 
 
 def config_words() -> list[str]:

@@ -14,6 +14,7 @@ from samepath.model.cluster import (
     Node,
     NodeDrain,
     Protocol,
+    Request,
     Service,
     ServicePort,
     SlicePort,
@@ -84,7 +85,7 @@ def test_pool_and_its_defaults() -> None:
         (POOL.replace("/14", "/28") + "  blockSize: 26\n", "10.128.0.0/28 is /28 to /32"),
         (POOL + "  nodeSelector: has(\n", "spec.nodeSelector: at character 5: expected a label"),
         (POOL + "  ipipMode: Always\n", "t.yaml:6: spec.ipipMode: unknown field"),
-        (POOL + "  blocksize: 26\n", "spec.blocksize: unknown field"),
+        (POOL + "  blocksize: 26\n", "spec.blocksize: unknown field; is blockSize meant?"),
         (POOL.replace("samepath.dev/v1", "samepath.dev/v2"), "samepath.dev/v2 is not read, only"),
         (
             POOL.replace("samepath.dev/v1", "crd.projectcalico.org/v1"),
@@ -142,13 +143,18 @@ def test_service() -> None:
     assert only(SERVICE) == Service(
         namespace="shop",
         name="web",
-        ports=(ServicePort(80, Protocol.TCP, "http"), ServicePort(53, Protocol.UDP, "dns")),
+        ports=(
+            ServicePort(80, Protocol.TCP, "http", 31000),
+            ServicePort(53, Protocol.UDP, "dns"),
+        ),
         cluster_ips=(parse_address("10.96.0.10"), parse_address("fd00:96::10")),
         external_ips=(parse_address("198.51.100.7"),),
         load_balancer=True,
         load_balancer_ips=(parse_address("203.0.113.10"),),
         external_local=True,
         affinity=True,
+        health_check_node_port=30000,
+        request=Request(selector={"app": "web"}),
     )
     assert object_key(only(SERVICE)) == "Service shop/web"
 

@@ -18,6 +18,7 @@ Standards: YAML 1.2.2 §10.3 (core schema), RFC 8259 (JSON).
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import yaml
+from msgspec import inspect
 
 SIZE_LIMIT = 8 << 20
 """Characters of one file."""
@@ -112,7 +114,7 @@ def decode(kind: type[T], document: Document) -> T:
     try:
         return msgspec.convert(document.data, kind)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), document) from error
+        raise explain(str(error), document, kind) from error
 
 
 # -- Errors -----------------------------------------------------------------------------------
@@ -123,14 +125,16 @@ _MISSING = re.compile(r"Object missing required field `(.*)`\Z")
 _NAMED = re.compile(r"(\w+): (.*)\Z", re.DOTALL)
 
 
-def _explain(text: str, document: Document) -> DocumentError:
-    """msgspec's message, in the words of `DocumentError`."""
+def explain(text: str, document: Document, kind: Any) -> DocumentError:
+    """msgspec's message about a document that is no `kind`, in the words of `DocumentError`."""
     found = _AT.match(text)
     what, path = (found["what"], found["path"]) if found else (text, "")
     # msgspec writes `[...]` for a key that it does not know any more.
     path = path.removeprefix(".").split("[...]")[0]
     if unknown := _UNKNOWN.match(what):
-        return document.error(_join(path, unknown[1]), "unknown field")
+        nearest = _nearest(kind, path, unknown[1])
+        hint = f"; is {nearest} meant?" if nearest else ""
+        return document.error(_join(path, unknown[1]), f"unknown field{hint}")
     if missing := _MISSING.match(what):
         return document.error(_join(path, missing[1]), "missing")
     # Our own checks begin with the name of the field that they are about.
@@ -141,6 +145,34 @@ def _explain(text: str, document: Document) -> DocumentError:
     if what.startswith(("Expected ", "Invalid ")):
         what = what[:1].lower() + what[1:]
     return document.error(path, what)
+
+
+def _nearest(kind: Any, path: str, name: str) -> str | None:
+    """The field of the struct at `path` whose name is most like `name`."""
+    found: Any = inspect.type_info(kind)
+    for step in re.findall(r"[^.\[\]]+", path):
+        fields = getattr(_struct(found), "fields", ())
+        if step.isdigit():
+            found = getattr(_plainest(found, inspect.ListType), "item_type", None)
+        else:
+            found = next((f.type for f in fields if f.encode_name == step), None)
+    names = {f.encode_name.lower(): f.encode_name for f in getattr(_struct(found), "fields", ())}
+    close = difflib.get_close_matches(name.lower()[:100], names, 1)
+    return names[close[0]] if close else None
+
+
+def _struct(found: Any) -> Any:
+    return _plainest(found, (inspect.StructType, inspect.DataclassType))
+
+
+def _plainest(found: Any, wanted: Any) -> Any:
+    """The type of the wanted sort among what may stand in a place."""
+    while isinstance(found, inspect.Metadata):
+        found = found.type
+    if isinstance(found, inspect.UnionType):
+        members = (_plainest(member, wanted) for member in found.types)
+        return next((member for member in members if isinstance(member, wanted)), None)
+    return found
 
 
 def _join(path: str, name: str) -> str:
