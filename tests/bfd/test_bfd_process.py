@@ -55,13 +55,25 @@ def meet(pair: Pair, want: Want | None = None, *, v6: bool = True) -> None:
 def test_up_in_both_families_and_down_within_the_detection_time(pair: Pair) -> None:
     meet(pair)
     ours, theirs = pair
-    wait(lambda: all(v.detection_time_s == 0.9 for v in ours.process.sessions.values()), "polls")
-    with cut(theirs.namespace):
-        took = wait(lambda: ours.losses() == theirs.losses() == 2, "both lost, on both sides", 3)
-        assert 0.6 <= took <= 1.1
+
+    def settled() -> bool:
+        views = [*ours.process.sessions.values(), *theirs.process.sessions.values()]
+        return all(v.is_up and v.detection_time_s == 0.9 for v in views)
+
+    def attempt() -> None:
+        wait(settled, "up, and polls")
+        before = ours.losses(), theirs.losses()
+        with cut(theirs.namespace):
+            after = (before[0] + 2, before[1] + 2)
+            took = wait(
+                lambda: (ours.losses(), theirs.losses()) == after, "both lost, on both sides"
+            )
+            assert 0.6 <= took <= 1.1
         view = ours.view(THEIRS)
         assert view is not None
         assert view.why == "nothing was heard for the detection time"
+
+    steadily(attempt, held_up_s=0.05)
     wait(lambda: ours.is_up() and theirs.is_up(), "up again")
 
 
