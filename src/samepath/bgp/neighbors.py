@@ -29,8 +29,11 @@ class Neighbors:
         self.by_address: dict[Address, Neighbor] = {}
         self._entries = {n.name: n for n in config.neighbors}
         ranges: list[tuple[int, PrefixSet, Neighbor]] = []
+        made: dict[int, ImportRule] = {}
         for neighbor in config.neighbors:
-            self.rules[neighbor.name] = _rule(neighbor, former)
+            # A thousand Nodes have one and the same import, so one rule serves them all.
+            rule = made.get(id(neighbor.import_)) or _rule(neighbor, former)
+            made[id(neighbor.import_)] = self.rules[neighbor.name] = rule
             if neighbor.address is not None:
                 self.by_address[parse_address(neighbor.address)] = neighbor
             elif neighbor.range is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Container, Iterator, Mapping
 
 from samepath.bgp.policy import PeerKey, Reason
 from samepath.model.net import Address, Family, Nlri, family_of, nlri_address
@@ -32,6 +32,7 @@ takes a bounded time."""
 class Ownership:
     def __init__(self) -> None:
         self._blocks = {family: _Blocks(family) for family in Family}
+        self._bound = {family: _Blocks(family) for family in Family}
         self._hops: dict[Address, PeerKey] = {}
         self._hops_of: defaultdict[PeerKey, set[Address]] = defaultdict(set)
 
@@ -56,7 +57,21 @@ class Ownership:
 
     def take_block(self, family: Family, nlri: Nlri, peer: PeerKey) -> bool:
         """False: it is, in part or whole, another's."""
-        return self._blocks[family].take(nlri, peer)
+        return self._bound[family].allows(nlri, peer) and self._blocks[family].take(nlri, peer)
+
+    def bind(self, claims: Mapping[tuple[Family, Nlri], PeerKey]) -> None:
+        """Whose these blocks are; of others nothing is said. Of two that contradict each other the
+        first counts."""
+        self._bound = {family: _Blocks(family) for family in Family}
+        for (family, nlri), peer in claims.items():
+            self._bound[family].take(nlri, peer)
+
+    def taken_wrongly(self) -> Iterator[tuple[Family, Nlri, PeerKey]]:
+        """Blocks that somebody has and may not have any more."""
+        for family in Family:
+            for nlri, peer in self._blocks[family].owners.items():
+                if not self._bound[family].allows(nlri, peer):
+                    yield family, nlri, peer
 
     def release_block(self, family: Family, nlri: Nlri, peer: PeerKey) -> bool:
         """Whether `peer` had it."""
@@ -72,30 +87,36 @@ class _Blocks:
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._owner: dict[Nlri, PeerKey] = {}
+        self.owners: dict[Nlri, PeerKey] = {}
         self._by_length: dict[int, dict[int, PeerKey]] = {}
         """By the leading bits."""
         self._starts: list[tuple[int, int]] = []
         """(first address, length), sorted."""
 
     def take(self, nlri: Nlri, peer: PeerKey) -> bool:
-        known = self._owner.get(nlri)
-        if known is not None:
-            return known == peer
+        if nlri in self.owners or not self.allows(nlri, peer):
+            return self.owners.get(nlri) == peer
         start, length = self._start(nlri), nlri[0]
-        if self._lies_in_anothers(start, length, peer) or self._covers_anothers(
-            start, length, peer
-        ):
-            return False
-        self._owner[nlri] = peer
+        self.owners[nlri] = peer
         self._by_length.setdefault(length, {})[start >> (self._family.bits - length)] = peer
         insort(self._starts, (start, length))
         return True
 
+    def allows(self, nlri: Nlri, peer: PeerKey) -> bool:
+        """Neither it nor a part of it is another's."""
+        known = self.owners.get(nlri)
+        if known is not None:
+            return known == peer
+        start, length = self._start(nlri), nlri[0]
+        return not (
+            self._lies_in_anothers(start, length, peer)
+            or self._covers_anothers(start, length, peer)
+        )
+
     def release(self, nlri: Nlri, peer: PeerKey) -> bool:
-        if self._owner.get(nlri) != peer:
+        if self.owners.get(nlri) != peer:
             return False
-        del self._owner[nlri]
+        del self.owners[nlri]
         start, length = self._start(nlri), nlri[0]
         values = self._by_length[length]
         del values[start >> (self._family.bits - length)]

@@ -257,6 +257,17 @@ class Rib:
 
     # What only one neighbour may have.
 
+    def bind(self, claims: Mapping[tuple[Family, Nlri], PeerKey]) -> None:
+        """Whose these pod blocks are, by the cluster's word; all that was said before is void. Who
+        has another's loses it, and who waited for its own gets it."""
+        self._owners.bind(claims)
+        self._is_settling = True  # not before all have lost what they must
+        for family, nlri, peer in list(self._owners.taken_wrongly()):
+            for path in self._tables[family][nlri].of(peer):
+                self.announce(peer, family, (nlri,), path.attributes, path.path_id)
+        self._is_settling, self._has_freed = False, True
+        self._settle_claims()
+
     def _claim(
         self,
         state: AdjRibIn,

@@ -208,6 +208,12 @@ class Speaker:
                 log.warning("%s", text)
         self._apply(config, neighbors, passwords)
 
+    def bind(self, claims: Mapping[tuple[Family, Nlri], Address]) -> None:
+        """Whose these pod blocks are; see `Rib.bind`."""
+        self.rib.bind(claims)
+        if self.rib.is_changed:
+            self._wake()
+
     def path_lost(self, address: Address, why: str, *, forwarding: bool) -> None:
         """BFD reaches a neighbour no more; see `Peer.path_lost`."""
         peer = self._peers.get(address)
