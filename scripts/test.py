@@ -82,8 +82,8 @@ def run(steps: list[Step], cache: Path) -> int:
     for step in steps:
         began = time.monotonic()
         say(step.name)
-        beside = ("-n", str(step.workers)) if step.workers else ("-p", "no:xdist")
-        code = pytest(step.limit_s, *keep, *beside, "--durations=10", "-m", step.which)
+        words = ("-n", str(step.workers), "--durations=10", "-m", step.which)
+        code = pytest(step.limit_s, *keep, *words)
         say(f"{step.name}: {time.monotonic() - began:.0f} s")
         if code not in (PASSED, FAILED, NO_TESTS):
             say(f"FAILED: {step.name}: pytest ended with {code}")
@@ -99,7 +99,7 @@ def run(steps: list[Step], cache: Path) -> int:
         say(f"FAILED: {len(failed)} tests, too many to be noise")
         return FAILED
     say(f"{len(failed)} failed; once more, alone:")
-    code = pytest(AGAIN_LIMIT_S, *keep, "-p", "no:xdist", *failed)
+    code = pytest(AGAIN_LIMIT_S, *keep, "-n", "0", *failed)
     still = set(failures(cache)) if code == FAILED else set() if code == PASSED else set(failed)
     for name in failed:
         how = "FAILED beside others and alone" if name in still else "failed first, passed alone"

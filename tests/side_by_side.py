@@ -60,6 +60,7 @@ def rank(nodeid: str) -> int:
     return next(found, len(FIRST))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
     config.option.loadscopereorder = False
     return SideBySide(config, log)

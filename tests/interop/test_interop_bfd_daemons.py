@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.interop, pytest.mark.netns]
 
 OURS, THEIRS, OURS_V6, THEIRS_V6 = hosts.OURS, hosts.THEIRS, hosts.OURS_V6, hosts.THEIRS_V6
 DETECTION_S = 0.9
-SLACK_S = 0.25
+SLACK_S = 0.5
 """For what lies around the packets: processes that are scheduled, and the test's own looking."""
 MULTIPLIER = 3
 
