@@ -80,7 +80,7 @@ def failures(cache: Path) -> list[str]:
 def run(steps: list[Step], cache: Path) -> int:
     keep = ("-o", f"cache_dir={cache}")
     for step in steps:
-        began = time.monotonic()
+        began, before = time.monotonic(), failures(cache)
         say(step.name)
         words = ("-n", str(step.workers), "--durations=10", "-m", step.which)
         code = pytest(step.limit_s, *keep, *words)
@@ -88,7 +88,7 @@ def run(steps: list[Step], cache: Path) -> int:
         if code not in (PASSED, FAILED, NO_TESTS):
             say(f"FAILED: {step.name}: pytest ended with {code}")
             return code
-        if code == FAILED and not failures(cache):
+        if code == FAILED and failures(cache) == before:
             say(f"FAILED: {step.name}: it failed, but no test did")
             return FAILED
     failed = failures(cache)

@@ -47,6 +47,20 @@ class SideBySide(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return piece(nodeid)
 
+    def remove_node(self, node: Any) -> str | None:
+        """A worker is gone: the test in which it crashed has failed, and is not begun again as
+        pytest-xdist would; what was left goes to others."""
+        pieces = self.assigned_work.pop(node)
+        left = [(tests, name) for tests in pieces.values() for name in tests if not tests[name]]
+        if not left:
+            return None
+        tests, crashed = left[0]
+        tests[crashed] = True
+        self.workqueue.update({p: t for p, t in pieces.items() if not all(t.values())})
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return crashed
+
 
 def piece(nodeid: str) -> str:
     for folder in TOGETHER:
