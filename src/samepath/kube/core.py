@@ -24,6 +24,7 @@ import msgspec
 
 from samepath.kube import requests
 from samepath.kube.reading import (
+    Condition,
     Context,
     Metadata,
     Part,
@@ -120,6 +121,7 @@ class LoadBalancerStatus(Part, frozen=True, kw_only=True):
 
 class ServiceStatus(Part, frozen=True, kw_only=True):
     load_balancer: LoadBalancerStatus | None = None
+    conditions: list[Condition] | None = None
 
 
 class Service(Part, frozen=True, kw_only=True):
@@ -253,6 +255,10 @@ def read_service(service: Service, context: Context) -> cluster.Service:
             selector=spec.selector or {},
             problem=range_problem,
         ),
+        allocation=requests.read_allocation(
+            annotations, (service.status.conditions if service.status else None) or []
+        ),
+        created=metadata.creation_timestamp or "",
         uid=metadata.uid or "",
         resource_version=metadata.resource_version or "",
     )

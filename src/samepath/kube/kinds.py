@@ -48,6 +48,9 @@ from samepath.model.selector import SelectorError, parse
 
 GROUP = "samepath.dev/v1"
 
+PENDING = "samepath.dev/pending"
+"""Annotation of a BlockClaim that is not yet compared with all others."""
+
 BLOCK_SIZE = {Family.IPV4: 26, Family.IPV6: 122}
 """Unless the pool says otherwise; a pool that is smaller is one block."""
 BLOCK_BITS = 16
@@ -89,14 +92,12 @@ def claim_block(name: str) -> tuple[Family, Nlri]:
 def read_peer(peer: specs.BGPPeer, context: Context) -> kinds.BGPPeer:
     spec = peer.spec
     _refuse_what_is_not_done(spec, context)
-    if spec.password and spec.password_secret:
+    secret = _secret(spec, context)
+    if spec.password and secret:
         raise context.error("spec.passwordSecret", "either this or password, not both")
     if spec.disable_mp and spec.dual_stack_address_family:
         raise context.error("spec.dualStackAddressFamily", "disableMP says the opposite")
     hold_s, keepalive_s = _session_times(spec, context)
-    connect_s = None
-    if spec.connect_time is not None:
-        connect_s = _seconds(context, "spec.connectTime", spec.connect_time, 1, 65535)
     source = None
     address = one(context, "spec.peerAddress", spec.peer_address, _session_address)
     if spec.source_address is not None:
@@ -115,11 +116,11 @@ def read_peer(peer: specs.BGPPeer, context: Context) -> kinds.BGPPeer:
         peer_port=spec.peer_port,
         hold_time_s=hold_s,
         keepalive_time_s=keepalive_s,
-        connect_time_s=connect_s,
+        connect_time_s=_connect_time_s(spec, context),
         router_id=router_id,
         node_selectors=_selectors(context, "spec.nodeSelectors", spec.node_selectors),
         password=_password(spec, context),
-        password_secret=_secret(spec, context),
+        password_secret=secret,
         bfd_profile=_bfd_profile(spec, context),
         graceful_restart=spec.enable_graceful_restart,
         ebgp_multi_hop=spec.ebgp_multi_hop,
@@ -151,7 +152,7 @@ def _password(spec: specs.BGPPeerSpec, context: Context) -> str | None:
 
 
 def _secret(spec: specs.BGPPeerSpec, context: Context) -> str | None:
-    if spec.password_secret is None:
+    if spec.password_secret is None or not spec.password_secret.name:
         return None
     return one(context, "spec.passwordSecret.name", spec.password_secret.name, _name)
 
@@ -163,20 +164,29 @@ def _bfd_profile(spec: specs.BGPPeerSpec, context: Context) -> str | None:
 
 
 def _session_times(spec: specs.BGPPeerSpec, context: Context) -> tuple[int, int | None]:
-    """Hold time and keepalive time in seconds."""
-    hold_s = _seconds(context, "spec.holdTime", spec.hold_time, 0, 65535)
-    if 0 < hold_s < 3:
-        raise context.error("spec.holdTime", f"0s, or at least 3s, not {spec.hold_time}")
+    """Hold time and keepalive time in whole seconds, as BGP has them, rounded up."""
+    hold_s = one(context, "spec.holdTime", spec.hold_time, duration_s)
+    if hold_s and not 3 <= hold_s <= 65535:
+        raise context.error("spec.holdTime", f"0s, or 3s to 65535s, not {spec.hold_time}")
     if spec.keepalive_time is None:
-        return hold_s, None
-    keepalive_s = _seconds(context, "spec.keepaliveTime", spec.keepalive_time, 0, 65535)
+        return math.ceil(hold_s), None
+    keepalive_s = one(context, "spec.keepaliveTime", spec.keepalive_time, duration_s)
     if keepalive_s > hold_s:
         raise context.error(
             "spec.keepaliveTime", f"{spec.keepalive_time} is longer than holdTime {spec.hold_time}"
         )
     if hold_s and not keepalive_s:
         raise context.error("spec.keepaliveTime", "0s only with holdTime 0s")
-    return hold_s, keepalive_s or None
+    return math.ceil(hold_s), math.ceil(keepalive_s) or None
+
+
+def _connect_time_s(spec: specs.BGPPeerSpec, context: Context) -> int | None:
+    if spec.connect_time is None:
+        return None
+    seconds = one(context, "spec.connectTime", spec.connect_time, duration_s)
+    if not 1 <= seconds <= 65535:
+        raise context.error("spec.connectTime", f"1s to 65535s, not {spec.connect_time}")
+    return math.ceil(seconds)
 
 
 def read_advertisement(
@@ -328,6 +338,7 @@ def read_claim(claim: specs.BlockClaim, context: Context) -> kinds.BlockClaim:
         family=family,
         cidr=cidr,
         node=one(context, "spec.node", claim.spec.node, _name),
+        pending=(metadata.annotations or {}).get(PENDING, "false") != "false",
         uid=metadata.uid or "",
         resource_version=metadata.resource_version or "",
     )
@@ -362,14 +373,6 @@ def _selector(context: Context, path: str, given: specs.LabelSelector) -> Select
 
 def _names(context: Context, path: str, given: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each(context, path, given or [], _name)))
-
-
-def _seconds(context: Context, path: str, text: str, least: int, most: int) -> int:
-    """Whole seconds, as BGP has them, rounded up."""
-    seconds = math.ceil(one(context, path, text, duration_s))
-    if not least <= seconds <= most:
-        raise context.error(path, f"{least}s to {most}s, not {text}")
-    return seconds
 
 
 def _name(text: str) -> str:
@@ -458,7 +461,7 @@ def _plain_address(text: str) -> Address:
 
 def _range_end(address: Address, text: str) -> None:
     known = ipaddress.ip_address(address)
-    for name in ("loopback", "multicast", "link_local"):
+    for name in ("unspecified", "loopback", "multicast", "link_local"):
         if getattr(known, f"is_{name}"):
             raise ValueError(f"{text}: {address_text(address)} is {name.replace('_', '-')}")
 

@@ -29,8 +29,8 @@ NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\Z")
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ns|us|ms|s|m|h))+\Z")
 _TERM = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
 _NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_LONGEST_NS = (1 << 63) - 1
-"""Go's Duration is an int64 of nanoseconds."""
+LONGEST_S = 8760 * 3600
+"""A year."""
 _CIDR = re.compile(r"[0-9a-fA-F:.]{2,45}/(0|[1-9][0-9]{0,2})\Z")
 
 T = TypeVar("T")
@@ -62,11 +62,20 @@ class Metadata(Part, frozen=True, kw_only=True):
     annotations: dict[str, str] | None = None
     uid: str | None = None
     resource_version: str | None = None
+    creation_timestamp: str | None = None
 
     def __post_init__(self) -> None:
         for field in (self.name, self.namespace or "default"):
             if not NAME.match(field):
                 raise ValueError(f"name: {field!r} is no object name")
+
+
+class Condition(Part, frozen=True, kw_only=True):
+    """Of an object's status: apimachinery metav1.Condition."""
+
+    type: str
+    reason: str | None = None
+    message: str | None = None
 
 
 def check_port(port: int) -> None:
@@ -130,8 +139,8 @@ def duration_s(text: str) -> float:
     step, so that what is whole stays whole."""
     if text == "0":
         return 0.0
-    if len(text) > 64 or not _DURATION.match(text):
-        raise ValueError(f"{text[:64]!r} is no duration, as 90s, 1h30m and 500ms are")
+    if len(text) > 32 or not _DURATION.match(text):
+        raise ValueError(f"{text[:32]!r} is no duration, as 90s, 1h30m and 500ms are")
     total = 0
     for number, unit in _TERM.findall(text):
         whole, _, part = number.partition(".")
@@ -139,8 +148,8 @@ def duration_s(text: str) -> float:
         total += int(whole) * scale
         if part:
             total += int(part) * scale // 10 ** len(part)
-    if total > _LONGEST_NS:
-        raise ValueError(f"{text!r} is longer than 292 years")
+    if total > LONGEST_S * 10**9:
+        raise ValueError(f"{text!r} is longer than a year")
     return total / 10**9
 
 

@@ -1,4 +1,4 @@
-"""What a Service asks of whoever gives it its addresses, and who may use them.
+"""What a Service asks of whoever gives it its addresses, who may use them, and what was given.
 
 Called by `kube.core`. Annotations and `spec.loadBalancerIP` are free text to the API server, so
 nothing of them refuses a Service: it would lose the addresses that it has. What is wrong is said in
@@ -11,11 +11,11 @@ Standards: core/v1 Service; MetalLB's annotations `metallb.io/...`, `metallb.uni
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from samepath.kube.reading import NAME, Context, each, masked_prefix, unicast
-from samepath.model.cluster import Request
+from samepath.kube.reading import NAME, Condition, Context, each, masked_prefix, unicast
+from samepath.model.cluster import Allocation, Request
 from samepath.model.net import Address, Family, Nlri, family_of, host_nlri
 
 ADDRESSES = (
@@ -33,6 +33,10 @@ SHARED = (
     "metallb.io/allow-shared-ip",
     "metallb.universe.tf/allow-shared-ip",
 )
+ALLOCATED_FROM = "samepath.dev/ip-allocated-from-pool"
+"""The controller's: the pools that a Service's addresses are from."""
+ASSIGNED = "samepath.dev/AddressAssigned"
+"""The controller's condition on a Service."""
 SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"
 
 NOBODY = tuple((family, host_nlri(bytes(family.octets))) for family in Family)
@@ -73,6 +77,13 @@ def read_request(
         selector=selector,
         problem="; ".join(problems),
     )
+
+
+def read_allocation(annotations: Mapping[str, str], conditions: Iterable[Condition]) -> Allocation:
+    """What the controller has written. It is ours, so nothing in it is refused."""
+    _, pools = _listed(annotations, (ALLOCATED_FROM,))
+    said = next((c for c in conditions if c.type == ASSIGNED), Condition(type=ASSIGNED))
+    return Allocation(tuple(pools), said.reason or "", said.message or "")
 
 
 def _listed(annotations: Mapping[str, str], names: tuple[str, ...]) -> tuple[str | None, list[str]]:

@@ -26,6 +26,7 @@ class Is(enum.Enum):
     """What a text is."""
 
     NAME = "the name of an object"
+    NAME_OR_NONE = "the name of an object, or nothing"
     LABEL_KEY = "the key of a label"
     LABEL_VALUE = "the value of a label"
     ADDRESS = "an IPv4 or IPv6 address"
@@ -49,7 +50,7 @@ AddressText = Annotated[str, _text(Is.ADDRESS, 45)]
 RouterId = Annotated[str, _text(Is.ROUTER_ID, 15)]
 PrefixText = Annotated[str, _text(Is.PREFIX, 49)]
 AddressesText = Annotated[str, _text(Is.ADDRESSES, 93)]
-DurationText = Annotated[str, _text(Is.DURATION, 64)]
+DurationText = Annotated[str, _text(Is.DURATION, 32)]
 CommunityText = Annotated[str, _text(Is.COMMUNITY, 38)]
 CommunityOrName = Annotated[str, _text(Is.COMMUNITY_OR_NAME, 253)]
 Alias = Annotated[str, _text(Is.ALIAS, 253)]
@@ -84,7 +85,8 @@ Names = Annotated[list[Name], Meta(max_length=256)]
 
 
 class SecretReference(Spec, frozen=True, kw_only=True):
-    name: Name
+    # MetalLB's own client writes an empty reference where there is none.
+    name: Annotated[str, Meta(max_length=253, extra={"is": Is.NAME_OR_NONE})] = ""
     namespace: Annotated[str, Meta(max_length=63)] | None = None
 
 
@@ -102,7 +104,7 @@ class BGPPeerSpec(Spec, frozen=True, kw_only=True):
     node_selectors: Selectors | None = None
     password: Annotated[str, Meta(max_length=80)] | None = None
     password_secret: SecretReference | None = None
-    bfd_profile: Annotated[str, Meta(max_length=253)] | None = None
+    bfd_profile: Annotated[str, Meta(max_length=253, extra={"is": Is.NAME_OR_NONE})] | None = None
     enable_graceful_restart: bool = False
     ebgp_multi_hop: bool = False
     disable_mp: bool = field(name="disableMP", default=False)
