@@ -8,8 +8,9 @@ from samepath.bgp.rib import PathSet
 from samepath.model.cluster import Node, make_cluster
 from samepath.model.config import AgentConfig, Kind
 from samepath.model.net import Family, host_nlri, parse_address, parse_prefix, prefix_text
+from samepath.plan.advertising import Terms
 from samepath.plan.agent import Learned, advertisements, learned, own_blocks
-from samepath.plan.services import Offer, State
+from samepath.plan.services import State
 
 A = parse_address
 BLOCK4, BLOCK6 = parse_prefix("10.244.1.0/24"), parse_prefix("fd00:1::/64")
@@ -17,11 +18,11 @@ GW1, GW2, N2, N3 = A("10.0.0.1"), A("10.0.0.2"), A("10.0.0.12"), A("10.0.0.13")
 
 
 def test_offers_and_blocks_become_routes() -> None:
-    offers = {
-        A("203.0.113.10"): Offer(State.ACTIVE, 3),
-        A("2001:db8::10"): Offer(State.DRAINING, 1),
+    services = {
+        parse_prefix("203.0.113.10"): Terms(State.ACTIVE, 3),
+        parse_prefix("2001:db8::10"): Terms(State.DRAINING, 1),
     }
-    routes = advertisements(offers, [BLOCK4, BLOCK6], 65000)
+    routes = advertisements(services, [BLOCK4, BLOCK6], 65000)
     active = routes[Family.IPV4][host_nlri(A("203.0.113.10"))].attributes
     assert active.link_bandwidth == 3 * 125_000
     assert not active.has(GRACEFUL_SHUTDOWN)

@@ -21,7 +21,15 @@ def gateway(config: str) -> None:
 
 @click.command(help="Run a node's agent: advertise what this node can serve.")
 @CONFIG
-def agent(config: str) -> None:
+@click.option(
+    "--node", default="", envvar="SAMEPATH_NODE", show_envvar=True,
+    help="The name of our Node, where the file does not say it.",
+)  # fmt: skip
+@click.option(
+    "--node-ip", default="", envvar="SAMEPATH_NODE_IP", show_envvar=True,
+    help="The node's address: the router id, where the file does not say it.",
+)  # fmt: skip
+def agent(config: str, node: str, node_ip: str) -> None:
     from samepath.programs.agent import run
 
-    sys.exit(run(config))
+    sys.exit(run(config, node, node_ip))

@@ -20,18 +20,20 @@ from samepath.cli.terminal import (
 
 def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
     drains = f"  [yellow]draining: {answer['node_drain']}[/]" if answer["node_drain"] else ""
-    unknown = "" if answer["node_known"] else "  [red]no such Node in the manifests[/]"
+    manifests, rules = answer["manifests"], answer["rules"]
+    kind = manifests.get("kind", "manifests")
+    unknown = "" if answer["node_known"] else "  [red]its Node is not known[/]"
     out.print(
-        f"[bold]agent {escape(answer['node'])}[/]  AS {answer['as']}  up "
+        f"[bold]agent {escape(answer['node'])}[/]  {_asn(answer)}  up "
         f"{ago(answer['uptime_s'])}{drains}{unknown}"
     )
     for source, is_in_sync in answer["in_sync"].items():
         if not is_in_sync:
             waits = answer.get("waits_for") if source == "routes" else None
             why = f", waits for {', '.join(waits)}" if waits else ""
-            out.print(f"  [yellow]not in sync[/]: {source}{why}")
-    manifests, rules = answer["manifests"], answer["rules"]
-    out.print(f"  manifests: {manifests['objects']} objects in {escape(manifests['folder'])}")
+            name = kind if source == "manifests" else source
+            out.print(f"  [yellow]not in sync[/]: {name}{why}")
+    out.print(f"  {kind}: {manifests['objects']} objects in {escape(manifests['folder'])}")
     what = "service rules" if rules.get("services", True) else "rules (natOutgoing alone)"
     out.print(f"  {what}: {_rules(rules)}")
     if rules.get("nat_outgoing"):
@@ -40,6 +42,7 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
         _pods(out, answer["pods"])
     out.print()
     _neighbors(out, answer, everything)
+    _bgp_peers(out, answer)
     bfd(out, answer)
     _blocks(out, answer, everything)
     _services(out, answer, everything)
@@ -47,13 +50,34 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
     refusals(out, answer["refusals"], everything)
     for what, text in answer["errors"].items():
         out.print(f"[red]error[/] {escape(what)}: {escape(text)}")
+    for refused in answer.get("advertisements", {}).get("refused", []):
+        out.print(f"[red]refused[/] {escape(refused['text'])}")
     if manifests["trouble"]:
-        out.print(f"[red]manifests[/]: {escape(manifests['trouble'])}")
+        out.print(f"[red]{kind}[/]: {escape(manifests['trouble'])}")
     for refused in manifests["refused"]:
         out.print(f"[red]refused[/] {escape(refused['text'])}")
     for conflict in rules.get("conflicts", []):
         out.print(f"[yellow]conflict[/]: {escape(conflict)}")
     trouble(out, answer)
+
+
+def _asn(answer: dict[str, Any]) -> str:
+    if not answer["as"]:
+        return "[yellow]no AS: neither `as` nor a BGPPeer that selects this node[/]"
+    whence = answer.get("as_from")
+    return f"AS {answer['as']}" + (f" (BGPPeer {escape(whence)})" if whence else "")
+
+
+def _bgp_peers(out: Console, answer: dict[str, Any]) -> None:
+    """Those that are no neighbours, and what the others do not get."""
+    for peer in answer.get("bgp_peers", []):
+        name = f"BGPPeer {escape(peer['name'])} ({peer['address']})"
+        if peer["why"] == "NOT_SELECTED":
+            out.print(f"  [dim]{name}: {escape(peer['text'])}[/]")
+        elif peer["text"]:
+            out.print(f"  [yellow]{name} is no neighbour[/]: {escape(peer['text'])}")
+        elif peer["note"]:
+            out.print(f"  {name}: {escape(peer['note'])}")
 
 
 def _rules(rules: dict[str, Any]) -> str:

@@ -68,13 +68,18 @@ def ago(seconds: float) -> str:
 def peers(out: Console, known: Sequence[dict[str, Any]]) -> None:
     numbers = ("Received", "Accepted", "Stale", "Advertised")
     watched = any(peer.get("bfd") for peer in known)
-    columns = ("Peer", "AS", "State", "For", *(["BFD"] * watched), "Family", *numbers)
+    named = any(peer.get("name") for peer in known)
+    columns = (
+        *(["Name"] * named), "Peer", "AS", "State", "For", *(["BFD"] * watched), "Family", *numbers
+    )  # fmt: skip
     made = table("Peers", *columns, right=("AS", "For", *numbers))
     for peer in known:
         up = peer["state"] == "Established"
         state = f"[green]{peer['state']}[/]" if up else f"[yellow]{peer['state']}[/]"
         bfd_cell = [_bfd(peer.get("bfd"))] if watched else []
-        head = [peer["address"], str(peer["as"]), state, ago(peer["since_s"]), *bfd_cell]
+        name_cell = [escape(peer.get("name", ""))] if named else []
+        who = [*name_cell, peer["address"], str(peer["as"])]
+        head = [*who, state, ago(peer["since_s"]), *bfd_cell]
         for i, family in enumerate(peer["families"] or [{}]):
             made.add_row(
                 *(head if i == 0 else [""] * len(head)),

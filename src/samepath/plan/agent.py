@@ -2,8 +2,8 @@
 
 Called by `programs.routing` in each pass.
 
-Out: each service address that is offered (`plan.services`) as a host route, its weight as link
-bandwidth, GRACEFUL_SHUTDOWN while it drains; and the node's own pod blocks, never a single pod.
+Out: the prefixes of services that are offered (`plan.services`, `plan.advertising`), the weight as
+link bandwidth, GRACEFUL_SHUTDOWN while they drain; and the node's pod blocks, never a single pod.
 Blocks that lie side by side are told one by one: each may go to another node alone, and a common
 prefix would then have to be withdrawn and told anew in parts, with the blocks that stay.
 In: other nodes' pod blocks, one next hop each, and default (or other) routes by all gateways. Not a
@@ -33,12 +33,11 @@ from samepath.model.net import (
     Family,
     Nlri,
     PrefixSet,
-    family_of,
-    host_nlri,
     parse_prefix,
     prefix_text,
 )
-from samepath.plan.services import Offer, State
+from samepath.plan.advertising import Terms
+from samepath.plan.services import State
 
 BYTES_PER_S = 125_000
 """Link bandwidth of weight 1."""
@@ -79,26 +78,29 @@ def own_blocks(config: AgentConfig, cluster: Cluster) -> frozenset[Prefix]:
     return frozenset(node.pod_cidrs) if node else frozenset()
 
 
-def advertisements(offers: Mapping[Address, Offer], blocks: Iterable[Prefix], asn: int) -> Routes:
+def advertisements(services: Mapping[Prefix, Terms], blocks: Iterable[Prefix], asn: int) -> Routes:
     """All that a neighbour is to be told."""
     routes: Routes = {f: {} for f in Family}
     plain = Advertisement(PathAttributes(next_hop=b""))
     for family, nlri in blocks:
         routes[family][nlri] = plain
-    made: dict[Offer, Advertisement] = {}
-    for address, offer in offers.items():
-        if offer not in made:
-            made[offer] = _advertisement(offer, asn)
-        routes[family_of(address)][host_nlri(address)] = made[offer]
+    made: dict[Terms, Advertisement] = {}
+    for (family, nlri), terms in services.items():
+        if terms not in made:
+            made[terms] = _advertisement(terms, asn)
+        routes[family][nlri] = made[terms]
     return routes
 
 
-def _advertisement(offer: Offer, asn: int) -> Advertisement:
+def _advertisement(terms: Terms, asn: int) -> Advertisement:
+    drains = (GRACEFUL_SHUTDOWN,) if terms.state is State.DRAINING else ()
     return Advertisement(
         PathAttributes(
             next_hop=b"",
-            communities=(GRACEFUL_SHUTDOWN,) if offer.state is State.DRAINING else (),
-            extended_communities=(link_bandwidth_community(asn, offer.weight * BYTES_PER_S),),
+            local_pref=terms.local_pref,
+            communities=(*terms.communities, *drains),
+            extended_communities=(link_bandwidth_community(asn, terms.weight * BYTES_PER_S),),
+            large_communities=terms.large_communities,
         )
     )
 

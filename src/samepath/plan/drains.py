@@ -48,17 +48,22 @@ class Drains:
             self.rows[address] = Drain(now, now if starting else now + LEAST_S)
 
     def counted(
-        self, flows: Mapping[Address, int] | None, now: float, deadline_s: float
+        self,
+        flows: Mapping[Address, int] | None,
+        now: float,
+        deadline_s: float,
+        own_deadlines_s: Mapping[Address, float] | None = None,
     ) -> frozenset[Address]:
-        """Flows left of the running drains (None: they could not be counted). Gives the drains
-        that end by it."""
+        """Flows left of the running drains (None: they could not be counted). `own_deadlines_s`: of
+        addresses that have another than `deadline_s`. Gives the drains that end by it."""
+        own = own_deadlines_s or {}
         ended = set()
         for address in self.running:
             drain = self.rows[address]
             if flows is not None:
                 drain.flows = flows.get(address, 0)
             idle = flows is not None and drain.flows == 0 and now >= drain.least_until
-            if idle or now >= drain.since + deadline_s:
+            if idle or now >= drain.since + own.get(address, deadline_s):
                 drain.over = True
                 ended.add(address)
         return frozenset(ended)

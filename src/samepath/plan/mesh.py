@@ -8,8 +8,8 @@ passed on by another (RFC 4271 §9.2; an agent passes nothing on anyway), and al
 A mesh neighbour is told of our pod blocks alone: a node needs no other node's service routes, since
 its own rules answer for every service. And only pods' addresses are taken from it.
 
-A neighbour that is written in the configuration stands as it is written. A Node that cannot be a
-neighbour has its reason (`Row`), which `status` shows; it disturbs no other.
+A neighbour that is written in the configuration, or is a BGPPeer, stands as it is written. A Node
+that cannot be a neighbour has its reason (`Row`), which `status` shows; it disturbs no other.
 
 Not done: nodes that share no segment (a pod block's next hop is on a connected network, or there is
 no route: let the gateways of such nodes reflect), several AS.
@@ -32,7 +32,7 @@ class Why(enum.Enum):
     """Why a Node is a neighbour, or is not."""
 
     NEIGHBOR = "its neighbour"
-    CONFIGURED = "has an entry of its own in `neighbors`"
+    CONFIGURED = "has an entry of its own in `neighbors`, or a BGPPeer"
     NO_ADDRESS = "no InternalIP in its Node"
     NO_COMMON_FAMILY = "its InternalIP is of another family than ours"
     OUR_ADDRESS = "its InternalIP is ours"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from samepath.model.cluster import Cluster, NodeDrain, Service, Target
 from samepath.model.config import Advertise
@@ -47,6 +47,20 @@ class Why(enum.Enum):
     NO_LOCAL_ENDPOINT = (State.WITHDRAWN, "no endpoint on this node, and its policy is Local")
     NOT_SERVING = (State.WITHDRAWN, "no endpoint is ready or serving")
     NODE_UNKNOWN = (State.WITHDRAWN, "our Node object is not known")
+    NO_ADVERTISEMENT = (State.WITHDRAWN, "no BGPAdvertisement names its IPAddressPool")
+    ADVERTISED_ELSEWHERE = (
+        State.WITHDRAWN,
+        "the BGPAdvertisements of its IPAddressPool do not select this node",
+    )
+    ADVERTISEMENT_REFUSED = (State.WITHDRAWN, "the BGPAdvertisement of its pool is refused")
+    SERVICE_NOT_SELECTED = (
+        State.WITHDRAWN,
+        "no BGPAdvertisement of its IPAddressPool selects the service",
+    )
+    NO_SUCH_PEER = (
+        State.WITHDRAWN,
+        "the BGPAdvertisements of its IPAddressPool name no neighbour of this node",
+    )
     RULES_NOT_READY = (State.WITHDRAWN, "its rules or address are not in place yet")
     DRAIN_OVER = (State.WITHDRAWN, "drained: no flow was left, or the deadline passed")
     NO_ADDRESS = (State.WITHDRAWN, "status.loadBalancer.ingress has no address")
@@ -105,6 +119,8 @@ class View:
     """Addresses whose drain is over."""
     taken: Container[Address] = ()
     """Addresses that no service may have here: the node's own, the neighbours'."""
+    untold: Mapping[tuple[str, Address], Why] = field(default_factory=dict)
+    """(service, address) -> why no neighbour is to be told (`plan.advertising`)."""
 
 
 def rows(view: View) -> tuple[Row, ...]:
@@ -139,7 +155,7 @@ def service_addresses(service: Service, advertise: Advertise) -> Iterable[tuple[
 def _row(view: View, service: Service, address: Address, reach: Reach) -> Row:
     local = service.internal_local if reach is Reach.CLUSTER else service.external_local
     why, weight = why_endpoints(view.cluster, service, address, view.node, local_only=local)
-    why = _and_the_node(view, why, address)
+    why = _and_the_node(view, why, service, address)
     return Row(service.key, address, reach, why, 0 if why.state is State.WITHDRAWN else weight)
 
 
@@ -167,13 +183,15 @@ def why_endpoints(
     return Why.NOT_SERVING, 0
 
 
-def _and_the_node(view: View, why: Why, address: Address) -> Why:
+def _and_the_node(view: View, why: Why, service: Service, address: Address) -> Why:
     """What node, rules and the state of a drain make of the endpoints' reason."""
     if address in view.taken:
         return Why.ADDRESS_TAKEN
     node = view.cluster.nodes.get(view.node)
     if node is None:
         return Why.NODE_UNKNOWN
+    if (service.key, address) in view.untold:
+        return view.untold[service.key, address]
     if why.state is State.WITHDRAWN:
         return why
     if node.drain is NodeDrain.LABEL:

@@ -1,13 +1,13 @@
-"""`samepath agent`: manifests and BGP in; addresses, rules, routes and BGP out. Wiring only.
+"""`samepath agent`: cluster state and BGP in; addresses, rules, routes and BGP out. Wiring only.
 
 One task runs passes. A pass plans anew what may have changed and brings the world to it in order:
 services (`programs.serving`), routes (`programs.routing`), and then what is advertised, in which a
 service appears only when its rules and address stand. What is to be withdrawn or drained does not
-wait for the rest. Whatever happens (a manifest, an UPDATE, a link, somebody at the rules, a timer)
+wait for the rest. Whatever happens (an object, an UPDATE, a link, somebody at the rules, a timer)
 only wakes the task. What fails stays dirty and is tried again, and does not keep the rest.
 
 At start everything in the kernel is adopted. Service addresses and rules are left as they are until
-the manifests are in sync, routes until the neighbours are; End-of-RIB waits for the services'
+the source is in sync, routes until the neighbours are; End-of-RIB waits for the services'
 rules. SIGTERM closes the sessions without NOTIFICATION, so that gateways keep our paths over a
 restart (RFC 4724); SIGINT says goodbye. Neither takes anything away.
 """
@@ -35,9 +35,9 @@ from samepath.netlink import uapi
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.monitor import Monitor
 from samepath.plan import agent as plan
-from samepath.plan.services import offers
+from samepath.plan.peers import identify
 from samepath.programs import control
-from samepath.programs.agent_view import status
+from samepath.programs.agent_view import ready, status
 from samepath.programs.config import Watch, load
 from samepath.programs.liveness import Liveness
 from samepath.programs.routing import Routing
@@ -57,12 +57,17 @@ READ_PAUSE_S = 0.2
 CONFIG_LOOK_S = 2.0
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 30.0
-_FIXED = ("router_id", "local_as", "run_dir", "route_metric", "cni", "bfdd")
+_FIXED = ("router_id", "run_dir", "route_metric", "cni", "bfdd")
 
 
 class Agent:
-    def __init__(self, config: AgentConfig, path: str) -> None:
-        self.config = config
+    def __init__(
+        self, config: AgentConfig, path: str, identify: Callable[[AgentConfig], AgentConfig]
+    ) -> None:
+        """`config` as it stands in the file at `path`; `identify` adds who we are, here and after
+        each change of the file. Raises ValueError."""
+        self.identify = identify
+        self.config = config = identify(config)
         self.path = path
         self.watch = Watch(path)
         self.config_error = ""
@@ -96,6 +101,9 @@ class Agent:
         self.services_dirty = True
         self.kernel_touched = True
         self.rules_touched = True
+        self.neighbors: frozenset[str] = frozenset()
+        """Those that are told of services, by name, when `services_dirty` was last set for it."""
+        self.pass_began = self.started
         self.read_back_at = self.read_pause_until = 0.0
         self.retry_at = math.inf
         self.retry_s = RETRY_FIRST_S
@@ -117,11 +125,13 @@ class Agent:
             "agent",
             {
                 "status": lambda question: status(self, question),
+                "ready": lambda _: ready(self),
                 "ipam": lambda question: self._pods().ipam(question),
                 "ipam_check": lambda question: self._pods().ipam_check(question),
             },
         )
-        log.info("agent of node %s runs, AS %d", self.config.node, self.config.local_as)
+        of = f"AS {self.config.local_as}" if self.config.local_as else "AS not known yet"
+        log.info("agent of node %s runs, %s", self.config.node, of)
         self.following = asyncio.create_task(self.source.run())
         passes = asyncio.create_task(self._passes(rules_monitor))
         watching = asyncio.create_task(self.liveness.run())
@@ -148,6 +158,7 @@ class Agent:
             await self.liveness.close(goodbye=stopping.goodbye)
             text = f"samepath agent {self.config.node}: stopped"
             await self.speaker.stop(notify=stopping.goodbye, text=text)
+            self.routing.close()
 
     def _make_pods(self) -> list[asyncio.Task[None]]:
         """What gives pods their network, if that is ours to do."""
@@ -214,7 +225,7 @@ class Agent:
     def _reload(self) -> None:
         """Take a changed configuration; a bad one is refused and the last good one stands."""
         try:
-            config = load(self.path, AgentConfig)
+            config = self.identify(load(self.path, AgentConfig))
             fixed = [n for n in _FIXED if getattr(config, n) != getattr(self.config, n)]
             if fixed:
                 raise ValueError(f"{', '.join(fixed)}: a change needs a restart of the agent")
@@ -255,6 +266,7 @@ class Agent:
             if self.watch.changed():
                 self._reload()
             said = self.errors
+            self.pass_began = time.monotonic()
             await self._pass()
             rules_monitor.drain()  # of what we have written ourselves
             self._schedule(said)
@@ -308,6 +320,9 @@ class Agent:
         if own is not None:
             self.known = True
             self.routing.follow(self.cluster, own)
+        names = self.routing.told_of_services
+        if names != self.neighbors:
+            self.neighbors, self.services_dirty = names, True
 
     def _read_back(self) -> None:
         """Somebody may have changed the kernel, or it has forgotten."""
@@ -316,7 +331,7 @@ class Agent:
         self.routing.plain.read_again()
         loopback = next(link.index for link in self.kernel.links() if link.name == LOOPBACK)
         texts = [*self.config.next_hops]
-        for neighbor in self.config.neighbors:
+        for neighbor in (*self.config.neighbors, *self.routing.peers.neighbors):
             texts += [t for t in (neighbor.address, neighbor.local_address) if t]
         # A pod's link has a link-local address on our side: no news for services.
         standing = [a for a in self.kernel.addresses() if a.scope != uapi.RT_SCOPE_LINK]
@@ -328,7 +343,7 @@ class Agent:
 
     async def _serve(self) -> None:
         self.services_dirty = False
-        world = World(self.cluster, self.config, self.taken)
+        world = World(self.cluster, self.config, self.taken, self.neighbors)
         await self.serving.plan(world)
         if self.routing.offered is not None:
             self._offer()  # a drain or a withdrawal does not wait for rules
@@ -340,25 +355,31 @@ class Agent:
     def _offer(self) -> None:
         if not self.serving.settle_drains(starting=self.routing.offered is None):
             return  # the next pass knows whether these drains are over
-        self.routing.offer(offers(self.serving.rows))
+        self.routing.offer(self.serving.offers, self.serving.told)
         if not self.serving.errors.keys() & {RULES, ADDRESSES}:
             self.speaker.release_end_of_rib()
 
 
-def run(path: str) -> int:
-    """`samepath agent --config PATH`: the exit status."""
+def run(path: str, node: str = "", node_ip: str = "") -> int:
+    """`samepath agent --config PATH`: the exit status. `node`, `node_ip`: what the configuration
+    leaves out, for a file that serves all nodes."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
         config = load(path, AgentConfig)
-    except DocumentError as error:
+        identify(config, node, node_ip)
+    except (DocumentError, ValueError) as error:
         log.error("%s", error)
         return 2
     try:
         with control.only_one(config.run_dir, "agent"):
-            asyncio.run(Agent(config, path).run())
+            asyncio.run(_run(config, path, node, node_ip))
     except (control.RunDirError, PermissionError) as error:
         log.error("cannot start: %s", error)
         return 1
     return 0
+
+
+async def _run(config: AgentConfig, path: str, node: str, node_ip: str) -> None:
+    await Agent(config, path, lambda c: identify(c, node, node_ip)).run()

@@ -1,4 +1,7 @@
-"""What an agent tells of itself: `samepath status`. Called by the control socket."""
+"""What an agent tells of itself: `samepath status`, and its probes. Called by the control socket.
+
+The source of cluster state stands under `manifests`, whatever it is; `kind` says which.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ from samepath.programs.peers_view import peers_view, speaker_settings, turned_aw
 if TYPE_CHECKING:
     from samepath.programs.agent import Agent
 
+LIVE_S = 120.0
+"""A pass that takes longer never ends."""
+
 
 async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
     """Everything an operator asks first; JSON-able."""
@@ -26,13 +32,15 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "node": agent.config.node,
         "node_known": node is not None,
         "node_drain": node.drain.value if node and node.drain else "",
-        "as": agent.config.local_as,
+        "as": agent.routing.peers.asn,
+        "as_from": agent.routing.peers.asn_from,
         "router_id": agent.config.router_id,
         "uptime_s": round(now - agent.started, 1),
         "config_error": agent.config_error,
         "in_sync": {"manifests": agent.source.in_sync, "routes": agent.routing.in_sync},
         "waits_for": agent.routing.waits_for,
         "manifests": {
+            "kind": "manifests" if agent.config.manifests is not None else "API server",
             "folder": agent.source.where,
             "objects": len(agent.objects),
             "trouble": agent.source.trouble or "",
@@ -43,7 +51,9 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
             *speaker_settings(agent.speaker),
         ],
         "turned_away": turned_away_view(agent.speaker),
-        "peers": peers_view(agent.speaker.peers(), agent.liveness),
+        "peers": _peers(agent),
+        "bgp_peers": _bgp_peers(agent),
+        "advertisements": _advertisements(agent),
         "bfd": await agent.liveness.summary(),
         "mesh": _mesh(agent),
         "blocks": _blocks(agent),
@@ -53,6 +63,64 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "routes": _routes(agent),
         "errors": {**agent.errors, **plain_errors},
         "refusals": _refusals(agent)[:1000],
+    }
+
+
+async def ready(agent: Agent) -> dict[str, Any]:
+    """For probes. Ready: the source has been read, and services and routes stand as far as it says;
+    sessions are the neighbours' matter as well, so they do not count. Live: passes go on."""
+    in_pass_s = time.monotonic() - agent.pass_began
+    why = []
+    if not agent.source.in_sync and not agent.known:
+        why.append(f"not in sync: {agent.source.trouble or agent.source.where}")
+    elif not agent.known:
+        why.append("it is not known which pod blocks are ours")
+    elif agent.serving.in_place is not None and agent.serving.rules.applied is None:
+        why.append("the service rules do not stand yet")
+    why += (f"{about}: {text}" for about, text in agent.serving.errors.items())
+    if in_pass_s > LIVE_S:
+        why.append(f"a pass has not ended for {in_pass_s:.0f} s")
+    return {"ready": not why, "live": in_pass_s <= LIVE_S, "why": "; ".join(why)}
+
+
+def _peers(agent: Agent) -> list[dict[str, Any]]:
+    """`name`: of its BGPPeer; empty: it has none."""
+    names = agent.routing.peers.names
+    found = peers_view(agent.speaker.peers(), agent.liveness)
+    return [{**peer, "name": names.get(peer["neighbor"], "")} for peer in found]
+
+
+def _bgp_peers(agent: Agent) -> list[dict[str, Any]]:
+    """Every BGPPeer, and why it is no neighbour of ours if it is none."""
+    return [
+        {
+            "name": row.peer,
+            "address": address_text(row.address),
+            "why": row.why.name,
+            "text": row.text,
+            "note": row.note,
+        }
+        for row in agent.routing.peers.rows
+    ]
+
+
+def _advertisements(agent: Agent) -> dict[str, Any]:
+    """The BGPAdvertisements that count here, and what of them is refused."""
+    rules = agent.serving.rules_of_pools
+    refused = (*rules.refused, *agent.routing.not_followed)
+    return {
+        "here": [
+            {
+                "name": rule.name,
+                "pools": sorted(rule.pools),
+                "peers": sorted(rule.peers),
+                "addresses": sum(rule in of for of in agent.serving.told.values()),
+            }
+            for rule in rules.rules
+        ],
+        "refused": [
+            {"advertisement": r.advertisement, "why": r.why.name, "text": r.text} for r in refused
+        ],
     }
 
 
@@ -164,7 +232,7 @@ async def _rules(agent: Agent) -> dict[str, Any]:
         "nat_outgoing": [
             text
             for name in ("natted4", "natted6")
-            for text in agent.serving.ruleset.elements.get(name, ())
+            for text in agent.serving.ruleset.networks.get(name, ())
         ],
         "conflicts": list(agent.serving.ruleset.conflicts),
         "error": agent.serving.rules.error or "",

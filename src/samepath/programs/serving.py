@@ -24,16 +24,16 @@ from samepath.model.cluster import Cluster
 from samepath.model.config import AgentConfig
 from samepath.model.net import Address, address_text
 from samepath.netlink.kernel import Kernel
-from samepath.plan import masquerade, proxy
+from samepath.plan import advertising, flows, masquerade, proxy
 from samepath.plan.drains import Drains
 from samepath.plan.ruleset import Ruleset
-from samepath.plan.services import Row, View, draining, rows
+from samepath.plan.services import Offer, Row, View, draining, offers, rows
 
 log = logging.getLogger("samepath.agent")
 
 DRAIN_LOOK_S = 1.0
 """How often flows are counted while something drains."""
-FORGET_SINGLY = 4
+FORGET_SINGLY = 16
 """With more endpoints gone at once it is first looked up which of them have flows."""
 
 RULES, ADDRESSES, FLOWS, DRAINS = "service rules", "service addresses", "flows", "drains"
@@ -48,6 +48,8 @@ class World:
     config: AgentConfig
     taken: frozenset[Address]
     """Addresses that no service may have here."""
+    neighbors: frozenset[str] = frozenset()
+    """The names of those that are told of services."""
 
 
 class Serving:
@@ -56,6 +58,12 @@ class Serving:
         self.rules = Rules()
         self.drains = Drains()
         self.rows: tuple[Row, ...] = ()
+        self.offers: Mapping[Address, Offer] = {}
+        """What may be said of `rows`; another object when they have changed."""
+        self.rules_of_pools = advertising.Rules()
+        """The BGPAdvertisements."""
+        self.told: advertising.Told = {}
+        """By which of these `offers` are told, as far as they are in pools."""
         self.ruleset = Ruleset()
         """The one that is wanted."""
         self.in_place: frozenset[Address] | None = frozenset()
@@ -63,9 +71,8 @@ class Serving:
         self.errors: dict[str, str] = {}
         self.drain_look_at = math.inf
         """When flows are to be counted."""
-        self._memo: proxy.Memo = {}
-        self._forget: set[tuple[Address, Address]] = set()
-        """(service, endpoint) whose flows are to be forgotten."""
+        self._memo = proxy.Memo()
+        self._forget: set[flows.Tracked] = set()
         self._looked_for_old_flows = False
 
     # deciding
@@ -75,9 +82,7 @@ class Serving:
         services it takes longer than a session should wait."""
         former = self.ruleset
         await asyncio.to_thread(self._plan, world)
-        for address, endpoints in former.targets.items():
-            present = {a for a, _ in self.ruleset.targets.get(address, ())}
-            self._forget.update((address, a) for a, _ in endpoints if a not in present)
+        self._forget.update(flows.lost(former, self.ruleset))
 
     def _plan(self, world: World) -> None:
         config = world.config
@@ -89,19 +94,26 @@ class Serving:
             self.ruleset = proxy.build(
                 world.cluster, config.node, config.advertise, cidrs, world.taken, self._memo
             )
+        node = world.cluster.nodes.get(config.node)
+        self.rules_of_pools = advertising.make_rules(world.cluster, node.labels if node else {})
         self._decide(world)
 
     def _decide(self, world: World) -> None:
-        config = world.config
+        config, cluster = world.config, world.cluster
         view = View(
-            cluster=world.cluster,
+            cluster=cluster,
             node=config.node,
             advertise=config.advertise,
             in_place=self.in_place,
             drained=self.drains.over,
             taken=world.taken,
+            untold=advertising.untold(
+                self.rules_of_pools, cluster, config.advertise, world.neighbors
+            ),
         )
         self.rows = rows(view)
+        self.offers = offers(self.rows)
+        self.told = advertising.told(self.rules_of_pools, cluster, self.rows)
 
     # acting
 
@@ -115,7 +127,7 @@ class Serving:
         wanted = frozenset(row.address for row in self.rows if row.address) - world.taken
         self._settle_addresses(wanted)
         if await self._settle_rules():
-            self.in_place = wanted & self.addresses.installed & self.ruleset.targets.keys()
+            self.in_place = wanted & self.addresses.installed & self.ruleset.addresses
             await self._forget_flows()
         if self.in_place != in_place:
             await asyncio.to_thread(self._decide, world)
@@ -156,22 +168,23 @@ class Serving:
                 self._forget |= await self._old_flows()
                 self._looked_for_old_flows = True
             elif len(self._forget) > FORGET_SINGLY:
-                self._forget &= await conntrack.endpoints_of({s for s, _ in self._forget})
-            for service, endpoint in sorted(self._forget):
-                known = {a for a, _ in self.ruleset.targets.get(service, ())}
-                if endpoint not in known:
-                    await conntrack.forget(service, endpoint)
-                self._forget.discard((service, endpoint))
+                there = await conntrack.flows_to({f.claim.address for f in self._forget})
+                there |= {f._replace(port=None) for f in there}
+                self._forget &= there
+            for lost in sorted(self._forget, key=str):
+                if not flows.is_back(lost, self.ruleset):
+                    await conntrack.forget(lost)
+                self._forget.discard(lost)
             self.errors.pop(FLOWS, None)
         except ToolError as error:
             self.errors[FLOWS] = str(error)
 
-    async def _old_flows(self) -> set[tuple[Address, Address]]:
+    async def _old_flows(self) -> set[flows.Tracked]:
         """Flows whose endpoint has gone while no agent was running."""
-        known = {s: {s} | {a for a, _ in t} for s, t in self.ruleset.targets.items()}
-        if not known:
+        addresses = flows.addresses(self.ruleset)
+        if not addresses:
             return set()
-        return {(s, e) for s, e in await conntrack.endpoints_of(known) if e not in known[s]}
+        return flows.are_lost(await conntrack.flows_to(addresses), self.ruleset)
 
     # drains
 
@@ -187,7 +200,8 @@ class Serving:
         return not (starting and self.drain_look_at <= now)
 
     async def count_flows(self, deadline_s: float) -> bool:
-        """Whether a drain has ended by it."""
+        """Whether a drain has ended by it. `deadline_s`: of those whose BGPAdvertisements have no
+        other."""
         began = time.monotonic()
         flows: Mapping[Address, int] | None = None
         try:
@@ -196,7 +210,8 @@ class Serving:
         except ToolError as error:
             self.errors[DRAINS] = str(error)
         now = time.monotonic()
-        ended = self.drains.counted(flows, now, deadline_s)
+        own_deadlines_s = advertising.deadlines(self.told)
+        ended = self.drains.counted(flows, now, deadline_s, own_deadlines_s)
         for address in sorted(ended):
             left = self.drains.rows[address].flows
             log.info("%s is drained: %s flows left", address_text(address), left)
