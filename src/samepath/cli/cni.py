@@ -39,11 +39,15 @@ def cni() -> None:
     type=click.Choice([*CHAINED]), help="Reference plugins that follow ours; may be repeated.",
 )  # fmt: skip
 @click.option("--no-chain", is_flag=True, help="No plugin follows ours.")
+@click.option(
+    "--static", is_flag=True,
+    help="The static program or none: the folders are another host's, as seen from a container.",
+)  # fmt: skip
 def install_command(
-    bin_dir: Path, conf_dir: Path, socket: str, chain: tuple[str, ...], no_chain: bool
+    bin_dir: Path, conf_dir: Path, socket: str, chain: tuple[str, ...], no_chain: bool, static: bool
 ) -> None:
     try:
-        done = install(bin_dir, conf_dir, socket, () if no_chain else chain)
+        done = install(bin_dir, conf_dir, socket, () if no_chain else chain, static=static)
     except (OSError, ValueError) as error:
         _fail(error)
     for path in done.files:
@@ -55,7 +59,21 @@ def install_command(
 @cni.command(name="uninstall", help="Remove these two files. Pods that run keep their network.")
 @BIN_DIR
 @CONF_DIR
-def uninstall_command(bin_dir: Path, conf_dir: Path) -> None:
+@click.option(
+    "--when-gone", metavar="NAMESPACE/NAME",
+    help="Only if this DaemonSet is deleted, or being deleted: what its pods call when they end, "
+    "since an upgrade ends them, too.",
+)  # fmt: skip
+def uninstall_command(bin_dir: Path, conf_dir: Path, when_gone: str | None) -> None:
+    if when_gone is not None:
+        import asyncio
+
+        from samepath.programs.uninstalled import why_stay
+
+        why = asyncio.run(why_stay(when_gone))
+        if why:
+            click.echo(f"nothing is removed: {why}")
+            return
     try:
         removed = uninstall(bin_dir, conf_dir)
     except OSError as error:

@@ -15,6 +15,7 @@ COMMANDS = {
     "trace": ("samepath.cli.trace:trace", "Where a flow goes, and why."),
     "ipam": ("samepath.cli.ipam:ipam", "Pods' addresses: pools, blocks, and who has which."),
     "cni": ("samepath.cli.cni:cni", "The plugin in the folders of the container runtime."),
+    "install": ("samepath.cli.install:install", "What a node or a gateway lacks."),
     "lab": ("samepath.cli.lab:lab", "Gateways, nodes and clients in network namespaces."),
 }
 

@@ -52,10 +52,19 @@ class Installed:
 
 
 def install(
-    bin_dir: Path, conf_dir: Path, socket: str = SOCKET, chain: Sequence[str] = ("portmap",)
+    bin_dir: Path,
+    conf_dir: Path,
+    socket: str = SOCKET,
+    chain: Sequence[str] = ("portmap",),
+    *,
+    static: bool = False,
 ) -> Installed:
-    """Places both files, and their folders where these are missing. Raises OSError, ValueError."""
+    """Places both files, and their folders where these are missing. `static`: for a host other than
+    the one that this runs on (we are in a container), so the Python program will not do. Raises
+    OSError, ValueError."""
     program, notes = plugin_program(os.uname().machine)
+    if static and notes:
+        raise ValueError(f"nothing was placed: {notes[0].partition(';')[0]}")
     present = [name for name in chain if (bin_dir / name).exists()]
     notes += [
         f"{bin_dir / name} does not exist, so {CONFLIST} leaves it out (a runtime would refuse "
