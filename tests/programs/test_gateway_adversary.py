@@ -338,13 +338,13 @@ def test_fault_of_ours_ends_the_process_and_nothing_moves(stage: Stage) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from samepath.programs import gateway
-part = gateway._part
+from samepath.programs import gateway, gateway_passes
+part = gateway_passes._part
 def slow(work):
     while Path(sys.argv[2]).exists():
         time.sleep(0.05)
     return part(work)
-gateway._part = slow
+gateway_passes._part = slow
 sys.exit(gateway.run(sys.argv[1]))
 """
 

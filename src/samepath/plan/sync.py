@@ -23,6 +23,7 @@ class Why(enum.Enum):
     DEFERRAL_OVER = "selection_deferral_s is over"
     WAITING_FOR_HOPS = "waiting for the neighbours of adopted next hops"
     WAITING_FOR_PEERS = "waiting for expected_peers"
+    WAITING_FOR_CLUSTER = "waiting for the Nodes of the cluster to be known"
     ROUTES_BACK = "the daemon's routes name every next hop that we know of"
     ENOUGH_HOPS = "the services have expected_peers next hops"
     WAITING_FOR_ROUTES = "waiting for the daemon's routes to name"

@@ -1,29 +1,31 @@
 """`samepath gateway`: BGP paths in, resilient tables out. Wiring only.
 
-One task runs passes: paths that changed are planned and handed to the drivers (`gateway_paths`),
-the drivers write to the kernel, and what stands there is advertised onward (`gateway_offer`).
-Whatever happens (an UPDATE, a link, a timer, a changed configuration) only sets a flag that wakes
-the task. The event loop serves the sessions and never waits for the kernel: a link that goes down
-takes its next hops out of every group one by one, under a lock that every write waits for, 40 s for
-200 groups of 1,021. So whatever speaks with the kernel runs in a thread, one at a time, while the
-task awaits it; `drivers` is held meanwhile, and by those who look at the drivers' state.
+One task runs passes (`gateway_passes`): paths that changed are planned and handed to the drivers
+(`gateway_paths`), the drivers write to the kernel, and what stands there is advertised onward
+(`gateway_offer`). Whatever happens (an UPDATE, a link, a timer, a changed configuration or cluster)
+only sets a flag that wakes the task. The event loop serves the sessions and never waits for the
+kernel: a link that goes down takes its next hops out of every group one by one, under a lock that
+every write waits for, 40 s for 200 groups of 1,021. So whatever speaks with the kernel runs in a
+thread, one at a time, while the task awaits it; `drivers` is held meanwhile, and by those who look
+at the drivers' state.
 
 At start the kernel's state is adopted, not rebuilt; until the paths are in sync (`gateway_sync`)
 nothing is deleted and no service is advertised upstream. SIGTERM closes the sessions without
 NOTIFICATION, so that neighbours keep our paths over a restart (RFC 4724); SIGINT says goodbye.
+
+`cluster.file` is the configuration as it is written, `config` the one that the gateway runs by:
+with the neighbours and the tier that the cluster has (`gateway_cluster`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
-from samepath.apply import hash_check
 from samepath.apply.adoption import adopted_hops
 from samepath.apply.groups import ResilientRoutes
 from samepath.apply.routes import PlainRoutes
@@ -36,43 +38,32 @@ from samepath.model.ours import PROTOCOL
 from samepath.netlink.connected import Connected
 from samepath.netlink.kernel import RealKernel
 from samepath.netlink.monitor import OVERFLOW, Monitor
-from samepath.netlink.socket import NetlinkError
 from samepath.programs import control
 from samepath.programs.config import Watch, load
 from samepath.programs.findings import Findings, settle
 from samepath.programs.gateway_bpf import Bpf
-from samepath.programs.gateway_kernel_routes import DaemonRoutes, leave_table, open_kernel
-from samepath.programs.gateway_kernel_routes import read as read_daemon_routes
+from samepath.programs.gateway_cluster import FromCluster
+from samepath.programs.gateway_kernel_routes import DaemonRoutes, open_kernel
 from samepath.programs.gateway_offer import Onward
+from samepath.programs.gateway_passes import Passes
 from samepath.programs.gateway_paths import Paths
-from samepath.programs.gateway_reading import Schedule, read
+from samepath.programs.gateway_reading import Schedule
 from samepath.programs.gateway_sync import Deferral
 from samepath.programs.gateway_trace import trace
 from samepath.programs.gateway_view import status
 from samepath.programs.liveness import Liveness
-from samepath.programs.memory import Memory
 from samepath.programs.next_hops import with_next_hops
 from samepath.programs.stopping import Stopping
 
 log = logging.getLogger("samepath.gateway")
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-CONFIG_LOOK_S = 1.0
-STEP_S = 0.005
-"""Work on the event loop goes on for so long before others are served."""
 NEIGHBORS_S = 0.02
 """News of neighbours come in crowds."""
 SWITCH_S = 0.001
 """A thread that computes lets the event loop go on after so long."""
-SLOW_S = 0.25
-"""The kernel usually answers sooner."""
-PART_S = 0.02
-"""Work in a thread, before others may look."""
 FIXED = (
     "router_id", "local_as", "run_dir", "dataplane", "route_metric", "attach", "bfdd",
-    "kernel_routes",
+    "kernel_routes", "manifests", "kubernetes", "tier",
 )  # fmt: skip
 """Fields of the configuration whose change needs a restart."""
 
@@ -86,10 +77,15 @@ class CannotFollow(Exception):
 
 
 class Gateway:
-    def __init__(self, config: GatewayConfig, watch: Watch) -> None:
+    def __init__(
+        self, config: GatewayConfig, watch: Watch, cluster: FromCluster | None = None
+    ) -> None:
+        """`config`: what to begin with, by `cluster.first` if there is one."""
         self.config = config
         self.watch = watch
         self.started = time.monotonic()
+        self.cluster = cluster or FromCluster(config, self.started)
+        self.wake = self.cluster.wake
         self.kernel = self.open_kernel()
         self.addresses = self.kernel.addresses()
         self.connected = Connected(self.kernel.links(), self.addresses)
@@ -121,16 +117,13 @@ class Gateway:
         self.deferral: Deferral | DaemonRoutes = Deferral(adopted, self.started)
         if config.kernel_routes is not None:
             self.deferral = self.daemon = DaemonRoutes(self.services.hops(), self.started)
-        self._may_leave_table = self.daemon is None
         self.config_error = ""
         self.hash_checked: dict[Family, str] = {}
         """Families whose flow hash was compared with the prediction, and what was wrong."""
         self.drivers = asyncio.Lock()
         """Held by whoever works with or looks at `services` and `plain`."""
-        self.wake = asyncio.Event()
         self.is_reload_due = False
         self.reading = Schedule()
-        self._memory = Memory()
         has_adopted = bool(adopted)
         self.speaker = Speaker(
             with_next_hops(config, self.connected, self.addresses),
@@ -147,6 +140,8 @@ class Gateway:
             plain_only=config.dataplane == "plain",
         )
         self.onward = Onward(self)
+        self.passes = Passes(self)
+        self.speaker.bind(self.cluster.plan.claims)
         self.liveness = Liveness(config.run_dir, "gateway", self.speaker)
         log.info("adopted %d groups in %.2f s", len(list(self.services.rows)),
                  time.monotonic() - self.started)  # fmt: skip
@@ -185,7 +180,8 @@ class Gateway:
                 raise CannotStart(f"listen: {error.strerror or error}") from error
             log.info("gateway %s runs, AS %d", self.config.router_id, self.config.local_as)
             tasks = [
-                asyncio.create_task(self._passes()),
+                asyncio.create_task(self.passes.run()),
+                self.cluster.start(),
                 asyncio.create_task(self.liveness.run()),
                 asyncio.create_task(stopping.asked.wait()),
             ]
@@ -234,13 +230,17 @@ class Gateway:
         self.is_reload_due = True
         self.wake.set()
 
-    async def _reload(self) -> None:
+    async def reload(self) -> None:
         """Take a changed configuration; a bad one is refused and the last good one stands."""
         self.is_reload_due = False
+        former = self.cluster.file
         try:
-            config = await asyncio.to_thread(load, str(self.watch.path), GatewayConfig)
+            file = await asyncio.to_thread(load, str(self.watch.path), GatewayConfig)
+            self._refuse_fixed(file, former)
+            config = self.cluster.running(file, self.config)
             self._take(config)
         except (DocumentError, CannotFollow) as error:
+            self.cluster.running(former, self.config)
             self.config_error = str(error)
             log.error("configuration refused, the last good one stands: %s", error)
             return
@@ -248,12 +248,34 @@ class Gateway:
         log.info("configuration read again")
         self.findings.note(await asyncio.to_thread(settle, config.hash_seed))
 
+    async def follow_cluster(self, now: float) -> None:
+        """Take what has changed in the cluster. What cannot be followed is tried again."""
+        config = await self.cluster.look(self, now)
+        if config is None or config == self.config:
+            return
+        try:
+            self._take(config)
+        except CannotFollow as error:
+            self.cluster.failed(str(error), now)
+
+    def awaited(self) -> frozenset[Address]:
+        """Next hops that were adopted and may not have been heard yet."""
+        deferral = self.deferral
+        if isinstance(deferral, DaemonRoutes) or deferral.sync.in_sync:
+            return frozenset()
+        return deferral.adopted
+
+    def _refuse_fixed(self, file: GatewayConfig, former: GatewayConfig) -> None:
+        """Raises CannotFollow."""
+        changed = [field for field in FIXED if getattr(file, field) != getattr(former, field)]
+        if (file.nodes is None) != (former.nodes is None):
+            changed.append("nodes")
+        if changed:
+            name = {"local_as": "as"}.get(changed[0], changed[0])
+            raise CannotFollow(f"{self.watch.path}: {name}: a change needs a restart")
+
     def _take(self, config: GatewayConfig) -> None:
         """Raises CannotFollow, and then nothing has changed."""
-        for field in FIXED:
-            if getattr(config, field) != getattr(self.config, field):
-                name = {"local_as": "as"}.get(field, field)
-                raise CannotFollow(f"{self.watch.path}: {name}: a change needs a restart")
         if self.bpf.driver is not None and config.buckets != self.config.buckets:
             raise CannotFollow(
                 f"{self.watch.path}: buckets: with the BPF data plane a change needs a restart"
@@ -273,174 +295,39 @@ class Gateway:
         self.bpf.configure(config, former)
         self.onward.is_due = True
 
-    # passes
 
-    async def _passes(self) -> None:
-        while True:
-            now = time.monotonic()
-            until = min(
-                now + CONFIG_LOOK_S,
-                self.reading.due_at,
-                self.services.next_look,
-                self.plain.next_look,
-                self.bpf.next_look,
-                self.deferral.until(self.config),
-                self.daemon.due_at if self.daemon is not None else math.inf,
-            )
-            try:
-                async with asyncio.timeout(max(0.0, until - now)):
-                    await self.wake.wait()
-            except TimeoutError:
-                pass
-            self.wake.clear()
-            if self.watch.changed() or self.is_reload_due:
-                await self._reload()
-            await self._pass()
-
-    async def _pass(self) -> None:
-        now = time.monotonic()
-        self.liveness.follow()
-        if now >= self.reading.due_at or self.services.tables.doubtful:
-            await self._read_back()
-        if self.daemon is not None and now >= self.daemon.due_at:
-            await self._read_daemon(self.daemon)
-        self.deferral.note(self.config, self.speaker, now)
-        if not self.deferral.sync.in_sync:
-            # Before the paths are taken: those that it counts on are then among them, and no table
-            # is made of a part of the members, to which the rest could only come by moves.
-            unreachable = self.services.is_cut_off
-            self.deferral.look(self.config, self.speaker, now, unreachable=unreachable)
-            self._note_sync()
-        has_news = await self.paths.take()
-        self.onward.is_due |= has_news
-        if has_news and self.paths.have_gone:
-            await self._offer()  # withdrawn before its route goes, and though the kernel be slow
-        if self.bpf.is_wanted:  # maps are written sooner than groups
-            await self._work(self.services.regroup())
-            await self._work(self.bpf.work())
-        await self._work(self.services.work())
-        await self._work(self.plain.work())
-        if not self.bpf.is_wanted:
-            await self._work(self.bpf.work())
-        if self.deferral.sync.in_sync:
-            self.slots.retain(self.services.used_slots() | self.plain.used_slots())
-            if not self.services.holds_any:
-                self.deferral.begin_again_if_cut_off(self.config, self.speaker, now)
-            elif self.services.is_cut_off:
-                self.deferral.begin_again(self.config, now)
-            self._note_sync()
-            if self._may_leave_table and not self.services.is_busy:
-                self._may_leave_table = False
-                await self._in_thread(leave_table)
-        await self._check_hash()
-        await self._offer()
-        if has_news:
-            self._memory.settle_down()
-
-    def _note_sync(self) -> None:
-        if self.services.in_sync != self.deferral.sync.in_sync:
-            self.services.in_sync = self.deferral.sync.in_sync
-            self.plain.in_sync |= self.services.in_sync
-            self.onward.is_due = True
-
-    async def _work(self, work: Iterator[None]) -> None:
-        """Run `work` in a thread, a part at a time: those who look need not wait for its end."""
-        is_done = False
-        try:
-            while not is_done:
-                async with self.drivers:
-                    is_done = await self._in_thread(_part, work)
-        except NetlinkError as error:
-            # A read was refused. What is left to be done is still marked; go on from what is there.
-            log.warning("the kernel could not be read: %s", error)
-            self.plain.read_again()
-            self.reading.retry()
-
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
-        """What speaks with the kernel. While that takes long, prefixes that have lost all their
-        paths are withdrawn all the same."""
-        done = asyncio.ensure_future(asyncio.to_thread(work, *args, **more))
-        try:
-            while not done.done():
-                await asyncio.wait([done], timeout=SLOW_S)
-                if not done.done() and self.speaker.rib.is_changed:
-                    self.onward.is_due = True
-                    await self._offer()
-            return done.result()
-        finally:
-            done.cancel()
-
-    async def _offer(self) -> None:
-        """The RIB belongs to the event loop: in small steps on it."""
-        began = time.monotonic()
-        for _ in self.onward.work():
-            if time.monotonic() - began > STEP_S:
-                await asyncio.sleep(0)
-                began = time.monotonic()
-
-    async def _read_daemon(self, source: DaemonRoutes) -> None:
-        assert self.config.kernel_routes is not None
-        began = time.monotonic()
-        try:
-            found = await self._in_thread(read_daemon_routes, self.config.kernel_routes)
-        except OSError as error:
-            log.warning("the daemon's routes could not be read: %s", error)
-            source.again(time.monotonic())
-            return
-        source.take(found, began, time.monotonic())
-        self.findings.about_daemon(source.about(self.config))
-        self._note_sync()
-
-    async def _read_back(self) -> None:
-        expected = self.services.expected()
-        chosen = self.reading.begin(expected.groups)
-        try:
-            found = await self._in_thread(
-                read, expected, chosen, self.config.hash_seed, self.open_kernel
-            )
-        except OSError as error:
-            log.warning("the kernel could not be read back: %s", error)
-            self.reading.retry()
-            return
-        self.findings.note(found.findings)
-        if found.connected != self.connected:
-            self.connected, self.addresses = found.connected, found.addresses
-            self.services.links_changed()
-            self.bpf.links_changed()
-            # An address that came later may be a next hop of ours.
-            config = with_next_hops(self.config, self.connected, self.addresses)
-            if config != self.speaker.config:
-                self.speaker.reconfigure(config)
-            self.onward.is_due = True
-        if found.difference:
-            log.warning("the kernel had lost or changed what is ours: %s", found.difference.text)
-        self.services.mend(found.difference)
-        self.plain.read_again(found.standing)
-        self._memory.settle_down()
-        self.reading.ended()
-
-    async def _check_hash(self) -> None:
-        for family in Family:
-            source = hash_check.own_address([a.address for a in self.addresses], family)
-            if family in self.hash_checked or source is None:
-                continue
-            rows = self.services.rows
-            row = next((r for r in rows if r.family is family and hash_check.enough(r)), None)
-            if row is not None:
-                seed = self.config.hash_seed
-                wrong = await self._in_thread(hash_check.check, self.kernel, row, source, seed)
-                self.hash_checked[family] = wrong
-                if wrong:
-                    log.warning("%s", wrong)
+async def _run(config: GatewayConfig, watch: Watch) -> None:
+    """Raises CannotStart."""
+    cluster = FromCluster(config, time.monotonic())
+    if cluster.source is not None:
+        config = await _begin(cluster)
+    await Gateway(config, watch, cluster).run()
 
 
-def _part(work: Iterator[None]) -> bool:
-    """Some of it. True: all is done."""
-    until = time.monotonic() + PART_S
-    while time.monotonic() < until:
-        if next(work, work) is work:
-            return True
-    return False
+async def _begin(cluster: FromCluster) -> GatewayConfig:
+    """What the tier says, before anything is touched: the kernel forwards on meanwhile."""
+    source = cluster.source
+    assert source is not None
+
+    def waiting(_question: dict[str, Any]) -> Any:
+        raise ValueError(
+            f"waiting for GatewayTier {cluster.file.tier} from {source.where}"
+            f"{': ' + source.trouble if source.trouble else ''}; "
+            "what a former gateway left in the kernel forwards on"
+        )
+
+    server = await control.serve(
+        cluster.file.run_dir, "gateway", {"status": waiting, "trace": waiting}
+    )
+    first = asyncio.create_task(cluster.first(time.monotonic))
+    try:
+        await asyncio.wait({first, cluster.start()}, return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            cluster.start().result()  # our own fault
+        return first.result()
+    finally:
+        first.cancel()
+        server.close()
 
 
 def run(path: str) -> int:
@@ -456,7 +343,7 @@ def run(path: str) -> int:
         return 2
     try:
         with control.only_one(config.run_dir, "gateway"):
-            asyncio.run(Gateway(config, watch).run())
+            asyncio.run(_run(config, watch))
     except (control.RunDirError, CannotStart, PermissionError) as error:
         log.error("cannot start: %s", error)
         return 1

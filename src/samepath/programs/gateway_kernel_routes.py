@@ -222,9 +222,15 @@ class DaemonRoutes:
         """Nothing: who is there is known by the readings."""
 
     def look(
-        self, config: GatewayConfig, speaker: Speaker, now: float, *, unreachable: bool = False
+        self,
+        config: GatewayConfig,
+        speaker: Speaker,
+        now: float,
+        *,
+        unreachable: bool = False,
+        known: bool = True,
     ) -> None:
-        """`unreachable`: our links to all next hops are down."""
+        """`unreachable`: our links to all next hops are down. `known` is of no concern here."""
         if self.reading is None or unreachable:
             self._since = now
             return

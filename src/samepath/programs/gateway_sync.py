@@ -44,11 +44,20 @@ class Deferral:
         return math.inf if self.sync.in_sync else self._since + config.selection_deferral_s
 
     def look(
-        self, config: GatewayConfig, speaker: Speaker, now: float, *, unreachable: bool = False
+        self,
+        config: GatewayConfig,
+        speaker: Speaker,
+        now: float,
+        *,
+        unreachable: bool = False,
+        known: bool = True,
     ) -> None:
-        """`unreachable`: our links to all next hops are down."""
-        if unreachable:
+        """`unreachable`: our links to all next hops are down. `known`: who the neighbours are; if
+        it is not, nobody can be heard, and however long that takes, nothing follows from it."""
+        if unreachable or not known:
             self._since = now
+            if not known:
+                self.sync = Sync(False, Why.WAITING_FOR_CLUSTER)
             return
         peers = speaker.peers()
         heard = {

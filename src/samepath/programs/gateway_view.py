@@ -94,6 +94,7 @@ async def _answer(gateway: Gateway, difference: Difference, everything: bool) ->
         "in_sync": sync.in_sync,
         "sync": sync.text,
         "config_error": gateway.config_error,
+        "cluster": gateway.cluster.view(),
         "settings": [
             *({"severity": f.severity.name.lower(), "text": f.text} for f in gateway.findings.all),
             *speaker_settings(gateway.speaker),
