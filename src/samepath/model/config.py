@@ -458,6 +458,45 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
             _as_number("as", self.local_as)
 
 
+class Election(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Which of several controllers acts: the one that holds a Lease in our namespace."""
+
+    lease: str = "samepath-controller"
+    duration_s: int = 15
+    """A Lease that was not renewed for so long may be taken by another."""
+    renew_deadline_s: float = 10.0
+    """A leader that could not renew its Lease for so long stops."""
+    retry_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.retry_s < self.renew_deadline_s < self.duration_s:
+            raise ValueError("retry_s < renew_deadline_s < duration_s")
+
+
+class ControllerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    kubernetes: Kubernetes = msgspec.field(default_factory=Kubernetes)
+    load_balancer_class: str = "samepath.dev/bgp"
+    """`spec.loadBalancerClass` of the Services that get their addresses from us."""
+    default_class: bool = True
+    """So do Services without a class. `false` where another controller serves those."""
+    dead_node_grace_s: float = 900.0
+    """Blocks of a node whose Node object has been missing for so long are free again."""
+    writes_at_once: int = 8
+    """Services whose states are being written at one time."""
+    events_per_s: float = 5.0
+    """Events that are written, on average; what is beyond is left out, and counted."""
+    election: Election = msgspec.field(default_factory=Election)
+    run_dir: str = "/run/samepath"
+    """Where the control socket lives; created with mode 0700."""
+
+    def __post_init__(self) -> None:
+        _positive("dead_node_grace_s", self.dead_node_grace_s)
+        _positive("writes_at_once", self.writes_at_once)
+        _positive("events_per_s", self.events_per_s)
+        if not self.load_balancer_class:
+            raise ValueError("load_balancer_class: not empty")
+
+
 def _passwords_within_ranges(neighbors: list[Neighbor]) -> None:
     """The kernel asks all addresses of a range for the password, or none (RFC 2385, tcp(7))."""
     for outer in neighbors:
