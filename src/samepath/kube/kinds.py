@@ -19,11 +19,10 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from collections.abc import Callable
 
-from samepath.bgp.communities import parse_community, parse_large_community
 from samepath.kube import specs
 from samepath.kube.reading import (
-    NAME,
     Context,
     Reader,
     duration_s,
@@ -33,6 +32,7 @@ from samepath.kube.reading import (
     prefix,
     unicast_prefix,
 )
+from samepath.kube.texts import PATTERN, Is
 from samepath.model import cluster, kinds
 from samepath.model.config import BfdProfile
 from samepath.model.kinds import Operator, Requirement, Selector
@@ -56,10 +56,7 @@ BLOCK_SIZE = {Family.IPV4: 26, Family.IPV6: 122}
 BLOCK_BITS = 16
 """A block has at most 2 to the power of so many addresses: /16 and /112."""
 
-_LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_LABEL_KEY = re.compile(rf"([a-z0-9]([-.a-z0-9]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}\Z")
-_LABEL_VALUE = re.compile(rf"({_LABEL_NAME})?\Z")
-_ALIAS = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
+_MATCHES = {what: re.compile(rf"({pattern})\Z") for what, pattern in PATTERN.items()}
 
 
 # -- Names of claims --------------------------------------------------------------------------
@@ -375,41 +372,24 @@ def _names(context: Context, path: str, given: list[str] | None) -> tuple[str, .
     return tuple(dict.fromkeys(each(context, path, given or [], _name)))
 
 
-def _name(text: str) -> str:
-    if not NAME.match(text):
-        raise ValueError(f"{text!r} is no object name")
-    return text
+def _texts(what: Is) -> Callable[[str], str]:
+    """A reader of texts that are `what`."""
+    match = _MATCHES[what].match
+
+    def read(text: str) -> str:
+        if not match(text):
+            raise ValueError(f"{text!r} is not {what.value}")
+        return text
+
+    return read
 
 
-def _label_key(text: str) -> str:
-    if not _LABEL_KEY.match(text):
-        raise ValueError(f"{text!r} is no key of a label")
-    return text
-
-
-def _label_value(text: str) -> str:
-    if not _LABEL_VALUE.match(text):
-        raise ValueError(f"{text!r} is no value of a label")
-    return text
-
-
-def _alias(text: str) -> str:
-    if not _ALIAS.match(text):
-        raise ValueError(f"{text!r} is no name: letters, digits, and - _ . in between")
-    return text
-
-
-def _community(text: str) -> str:
-    """`65000:1`, `large:1:2:3` or a well-known name."""
-    if text.startswith("large:"):
-        parse_large_community(text.removeprefix("large:"))
-    else:
-        parse_community(text)
-    return text
-
-
-def _community_or_name(text: str) -> str:
-    return _community(text) if ":" in text else _alias(text)
+_name = _texts(Is.NAME)
+_label_key = _texts(Is.LABEL_KEY)
+_label_value = _texts(Is.LABEL_VALUE)
+_alias = _texts(Is.ALIAS)
+_community = _texts(Is.COMMUNITY)
+_community_or_name = _texts(Is.COMMUNITY_OR_NAME)
 
 
 def _session_address(text: str) -> Address:

@@ -19,14 +19,15 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from samepath.kube.texts import PATTERN, Is
 from samepath.model.cluster import Object
 from samepath.model.documents import DocumentError
 from samepath.model.net import Address, Family, Nlri, make_nlri, nlri_address, parse_prefix
 
-NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\Z")
+NAME = re.compile(rf"{PATTERN[Is.NAME]}\Z")
 """RFC 1123 subdomain, as object names are."""
 
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ns|us|ms|s|m|h))+\Z")
+_DURATION = re.compile(rf"({PATTERN[Is.DURATION]})\Z")
 _TERM = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
 _NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 LONGEST_S = 8760 * 3600

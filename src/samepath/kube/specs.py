@@ -5,38 +5,21 @@ schemas of the CustomResourceDefinitions from them: so parser and API server kno
 A field that is not here is refused. Field names are MetalLB's (BGPPeer, BGPAdvertisement,
 IPAddressPool, BFDProfile, Community) and Calico's (IPPool); GatewayTier and BlockClaim are ours.
 
-What a text means (`Is`) and rules between fields are not the shapes' matter: the parser has them in
-`kube.kinds`, the API server as CEL by `kube.crds`. Everything has a limit, without which the API
-server could not say what a rule costs at most.
+What a text is (`kube.texts`) and rules between fields are not the shapes' matter: the parser has
+them in `kube.kinds`, the API server as CEL by `kube.crds`. Everything has a limit, without which
+the API server could not say what a rule costs at most.
 
 Standards: Kubernetes API, apimachinery's LabelSelector; metav1.Duration.
 """
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from samepath.kube.reading import Metadata, Part
-
-
-class Is(enum.Enum):
-    """What a text is."""
-
-    NAME = "the name of an object"
-    NAME_OR_NONE = "the name of an object, or nothing"
-    LABEL_KEY = "the key of a label"
-    LABEL_VALUE = "the value of a label"
-    ADDRESS = "an IPv4 or IPv6 address"
-    ROUTER_ID = "an IPv4 address"
-    PREFIX = "a CIDR"
-    ADDRESSES = "a CIDR, or first-last"
-    DURATION = "a duration, as 90s, 1h30m and 500ms are"
-    COMMUNITY = "65000:1, large:1:2:3, or a well-known name"
-    COMMUNITY_OR_NAME = "a community, or the name that a Community object gives one"
-    ALIAS = "a name for a community"
+from samepath.kube.texts import Is
 
 
 def _text(what: Is, longest: int) -> Meta:
