@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from samepath.apply import conntrack
 from samepath.model.net import parse_address
+from samepath.plan.flows import Tracked
+from samepath.plan.ruleset import Claim
 
 A = parse_address
 LISTING = """\
@@ -19,6 +21,10 @@ tcp      6 431999 ESTABLISHED src=2001:db8::2 dst=2001:db8:113::10 sport=40009 d
 conntrack v1.4.7 (conntrack-tools): 9 flow entries have been shown.
 """.splitlines()  # noqa: E501
 
+PING = (
+    "icmp     1 29 src=192.0.2.2 dst=203.0.113.10 type=8 code=0 id=5"
+    " src=203.0.113.10 dst=192.0.2.2 type=0 code=0 id=5 mark=0 use=1"
+)
 FOUR, SIX = A("203.0.113.10"), A("2001:db8:113::10")
 
 
@@ -31,9 +37,11 @@ def test_living_flows() -> None:
 
 
 def test_who_answers() -> None:
-    assert conntrack.pairs(LISTING, [FOUR, SIX]) == {
-        (FOUR, A("10.244.1.2")),
-        (FOUR, A("10.244.1.3")),
-        (FOUR, A("10.244.1.4")),
-        (SIX, A("fd00:1::2")),
+    web, dns = Claim(FOUR, "tcp", 80), Claim(FOUR, "udp", 53)
+    assert conntrack.tracked([*LISTING, PING], [FOUR, SIX]) == {
+        Tracked(web, A("10.244.1.2"), 8080),
+        Tracked(web, A("10.244.1.3"), 8080),
+        Tracked(dns, A("10.244.1.2"), 53),
+        Tracked(dns, A("10.244.1.4"), 53),
+        Tracked(Claim(SIX, "tcp", 80), A("fd00:1::2"), 8080),
     }

@@ -35,8 +35,9 @@ from samepath.model.cluster import (
 )
 from samepath.model.config import Advertise
 from samepath.model.net import Family, parse_address
+from samepath.plan.flows import Tracked
 from samepath.plan.proxy import build
-from samepath.plan.ruleset import Ruleset, full_text
+from samepath.plan.ruleset import Claim, Ruleset, full_text
 
 pytestmark = pytest.mark.netns
 
@@ -320,12 +321,13 @@ def test_an_endpoint_that_is_gone_is_forgotten(bench: Bench, vip: str) -> None:
     assert bench.client.open("old", vip, 80) == "pod1"
     bench.write("-R-")
     assert bench.client.open("new", vip, 80) == "pod2"
-    pairs = asyncio.run(conntrack.endpoints_of([parse_address(vip)]))
-    assert (parse_address(vip), pod1) in pairs
-    asyncio.run(conntrack.forget(parse_address(vip), pod1))
-    asyncio.run(conntrack.forget(parse_address(vip), pod1))  # again is no error
-    pairs = asyncio.run(conntrack.endpoints_of([parse_address(vip)]))
-    assert (parse_address(vip), pod1) not in pairs
+    gone = Tracked(Claim(parse_address(vip), "tcp", 80), pod1, None)
+    there = asyncio.run(conntrack.flows_to([parse_address(vip)]))
+    assert gone._replace(port=8080) in there
+    asyncio.run(conntrack.forget(gone))
+    asyncio.run(conntrack.forget(gone))  # again is no error
+    there = asyncio.run(conntrack.flows_to([parse_address(vip)]))
+    assert gone._replace(port=8080) not in there
     started = time.monotonic()
     assert bench.client.echo("old") == "reset"
     assert time.monotonic() - started < 3
@@ -372,9 +374,9 @@ def test_the_table_is_adopted_and_repaired(bench: Bench) -> None:
 def test_a_refused_ruleset_leaves_the_old_one(bench: Bench) -> None:
     bench.write("R--")
     bad = rules_of("RR-")
-    elements = {**bad.elements, "services4": {"}nonsense": ""}}
+    networks = {**bad.networks, "cluster4": {"}nonsense": ""}}
     with pytest.raises(tool.ToolError, match="nonsense"):
-        asyncio.run(bench.rules.apply(replace(bad, elements=elements, digest="0bad")))
+        asyncio.run(bench.rules.apply(replace(bad, networks=networks, digest="0bad")))
     assert bench.rules.applied is None
     assert "nonsense" in str(bench.rules.error)
     assert bench.client.once(VIPS[0], 80) == "pod1"

@@ -57,7 +57,9 @@ def test_the_tables_that_there_are() -> None:
 def test_a_changed_pool_is_another_table() -> None:
     before, after = (build(cluster(*n), "n1", Advertise(), []) for n in ((), ("plain",)))
     assert before.digest != after.digest
-    assert change_text(before, after) is None
+    text = str(change_text(before, after))
+    assert "flush set inet samepath natted4\n" in text
+    assert "add element inet samepath natted4" not in text  # none is left
 
 
 def test_where_pods_are_unless_configured() -> None:

@@ -15,17 +15,23 @@ from collections.abc import Collection, Iterable
 
 from samepath.apply.tool import run
 from samepath.model.net import Address, address_text, family_of, parse_address
+from samepath.plan.flows import Tracked
+from samepath.plan.ruleset import Claim
 
 _OVER = ("TIME_WAIT", "CLOSE", "NONE")
 """TCP states in which nothing more is to be said on a connection."""
 
 
-async def forget(service: Address, endpoint: Address) -> None:
-    """Delete the flows to `service` that go to `endpoint`. Raises ToolError."""
-    command = (
-        "conntrack", "-D", "-f", family_of(service).label,
-        "--orig-dst", address_text(service), "--reply-src", address_text(endpoint),
-    )  # fmt: skip
+async def forget(flows: Tracked) -> None:
+    """Delete such flows. Raises ToolError."""
+    claim = flows.claim
+    command = [
+        "conntrack", "-D", "-f", family_of(claim.address).label, "-p", claim.protocol,
+        "--orig-dst", address_text(claim.address), "--orig-port-dst", str(claim.port),
+        "--reply-src", address_text(flows.endpoint),
+    ]  # fmt: skip
+    if flows.port is not None:
+        command += ["--reply-port-src", str(flows.port)]
     # Status 1 also says that there were none.
     await run(command, fine=(0, 1))
 
@@ -39,12 +45,12 @@ async def live_flows(services: Collection[Address]) -> Counter[Address]:
     return found
 
 
-async def endpoints_of(services: Collection[Address]) -> set[tuple[Address, Address]]:
-    """(service, endpoint) of every tracked flow to `services`. Raises ToolError."""
-    found: set[tuple[Address, Address]] = set()
-    for label in sorted({family_of(service).label for service in services}):
+async def flows_to(addresses: Collection[Address]) -> set[Tracked]:
+    """What is tracked to any port of `addresses`, each pair once. Raises ToolError."""
+    found: set[Tracked] = set()
+    for label in sorted({family_of(address).label for address in addresses}):
         text = await run(("conntrack", "-L", "-f", label))
-        found |= await asyncio.to_thread(pairs, text.splitlines(), services)
+        found |= await asyncio.to_thread(tracked, text.splitlines(), addresses)
     return found
 
 
@@ -65,17 +71,23 @@ def count(lines: Iterable[str], services: Collection[Address]) -> Counter[Addres
     return +found
 
 
-def pairs(lines: Iterable[str], services: Collection[Address]) -> set[tuple[Address, Address]]:
-    names = {f"dst={address_text(service)}": service for service in services}
+def tracked(lines: Iterable[str], addresses: Collection[Address]) -> set[Tracked]:
+    names = {f"dst={address_text(address)}": address for address in addresses}
     found = set()
     for line in lines:
         words = line.split()
-        service = names.get(_first(words, "dst="))
-        if service is not None:
-            # The second `src=` is the reply's: whoever answers.
-            sources = [word for word in words if word.startswith("src=")]
-            if len(sources) == 2:
-                found.add((service, parse_address(sources[1].removeprefix("src="))))
+        address = names.get(_first(words, "dst="))
+        if address is None:
+            continue
+        # Each twice: as the flow began, and as it is answered. Others than these have no ports.
+        ends = {
+            start: [word.removeprefix(start) for word in words if word.startswith(start)]
+            for start in ("src=", "sport=", "dport=")
+        }
+        if all(len(values) == 2 for values in ends.values()):
+            claim = Claim(address, words[0], int(ends["dport="][0]))
+            endpoint, port = parse_address(ends["src="][1]), int(ends["sport="][1])
+            found.add(Tracked(claim, endpoint, port))
     return found
 
 

@@ -6,18 +6,22 @@ old rules or the new ones. The table carries the digest of its ruleset: after a 
 digests mean that nothing has to be written.
 
 A change of some services is written as a change of elements (`plan.ruleset.change_text`); only when
-what stands in the kernel is not what we wrote is the table written as a whole.
+what stands in the kernel is not what we wrote is the table written as a whole. The rules write down
+themselves which endpoint a client has (`plan.affinity`): that is carried over, and after each
+change that takes endpoints away it is cleared of them.
 
 Standards: nft(8), libnftables-json(5).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 
 from samepath.apply.tool import ToolError, run
-from samepath.plan.ruleset import Ruleset, change_text, full_text, removal_text
+from samepath.plan import affinity
+from samepath.plan.ruleset import CLIENTS, Ruleset, change_text, full_text, removal_text
 
 _COMMAND = ("nft", "-f", "-")
 _FAMILY, _NAME = "inet", "samepath"
@@ -33,9 +37,21 @@ class Rules:
         self.applied: Ruleset | None = None
         """The ruleset that the kernel has; None: another one, or none, or we do not know."""
         self.error: str | None = None
+        self._clients_may_be_stale = True
+        """The kernel may keep clients at an endpoint that is no longer theirs."""
 
     async def apply(self, ruleset: Ruleset) -> None:
         """Make the kernel have `ruleset`. Raises ToolError; the old rules stand then."""
+        if self.applied is None or affinity.has_shrunk(self.applied, ruleset):
+            self._clients_may_be_stale = True
+        await self._apply(ruleset)
+        if self._clients_may_be_stale and affinity.is_in_use(ruleset):
+            _, leaving = affinity.parted(await clients_in_kernel(), ruleset)
+            if leaving:
+                await run(_COMMAND, affinity.removal_text(leaving))
+        self._clients_may_be_stale = False
+
+    async def _apply(self, ruleset: Ruleset) -> None:
         if self.applied is not None and self.applied.digest == ruleset.digest:
             self.applied = ruleset
             return
@@ -52,7 +68,7 @@ class Rules:
 
     async def _adopt_or_write(self, ruleset: Ruleset) -> None:
         if await digest_in_kernel() != ruleset.digest:
-            await run(_COMMAND, full_text(ruleset))
+            await self._write(ruleset)
 
     async def _change(self, old: Ruleset, new: Ruleset) -> None:
         text = change_text(old, new)
@@ -63,7 +79,14 @@ class Rules:
                 pass  # somebody has been at the table; the whole of it will do, or say why not
             else:
                 return
-        await run(_COMMAND, full_text(new))
+        await self._write(new)
+
+    async def _write(self, ruleset: Ruleset) -> None:
+        """The whole table, with what the one before it has learned."""
+        clients: list[affinity.Client] = []
+        if affinity.is_in_use(ruleset):
+            clients, _ = affinity.parted(await clients_in_kernel(), ruleset)
+        await run(_COMMAND, full_text(ruleset, affinity.elements(clients)))
 
     async def check(self) -> bool:
         """Whether the kernel still has what we wrote; if not, the next `apply` writes all of it."""
@@ -88,6 +111,16 @@ async def digest_in_kernel() -> str | None:
             comment = entry["set"].get("comment")
             return str(comment) if comment else None
     return None
+
+
+async def clients_in_kernel() -> list[affinity.Client]:
+    """Who is kept at which endpoint; nobody if there is no such table."""
+    text = await run(("nft", "-j", "list", "map", _FAMILY, _NAME, CLIENTS), fine=(0, 1))
+    return await asyncio.to_thread(_clients, text)
+
+
+def _clients(text: str) -> list[affinity.Client]:
+    return affinity.read(json.loads(text or "{}"))
 
 
 class RulesMonitor:

@@ -39,4 +39,4 @@ def alone(cluster: Cluster, cluster_cidrs: Iterable[str]) -> Ruleset:
     found = elements(cluster, cluster_cidrs)
     digest = blake2b(OUTGOING.encode(), digest_size=10)
     digest.update(repr(sorted((n, *sorted(v)) for n, v in found.items())).encode())
-    return Ruleset(found, digest=digest.hexdigest(), services=False)
+    return Ruleset(networks=found, digest=digest.hexdigest(), services=False)

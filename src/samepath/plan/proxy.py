@@ -18,6 +18,15 @@ costs seconds to write at 1,000 services: docs/decisions/0007.)
 - A packet to a service address that none of this wants (another port, no endpoint) is rejected, be
   it for the node or to be forwarded; ping is answered. Packets that conntrack calls invalid (late
   or out of window) are dropped instead: a reset would end a living connection.
+- A node port is a port at each InternalIP of our own Node. It goes before a listener of the host on
+  the same port there. Without an endpoint it is rejected; with policy Local and none here, dropped.
+- loadBalancerSourceRanges hold for the load balancer's addresses, and for whoever asks, be it a pod
+  or the node: a first packet from elsewhere is dropped. As with kube-proxy, ranges of one family
+  say nothing of the other.
+- sessionAffinity: the rules themselves write down which endpoint a client got (`plan.affinity`);
+  for the timeout after its last new flow it gets the same. Else a client from outside gets one by
+  its address, the same at every node, since its flows may come through any; one from inside any.
+  With IPv6 it is by the address alone: an endpoint that comes takes its share of the clients.
 - A packet may look into the first map before a change of the rules and into the second after it,
   and find nothing. If its port is one that we serve it is dropped, and the next try finds its way.
 
@@ -25,18 +34,19 @@ A TCP packet in the middle of a flow that conntrack does not know is looked up l
 (nf_conntrack_tcp_loose=1, the default); an endpoint that does not know the connection answers with
 a reset. With tcp_loose=0 it is invalid, and dropped.
 
-Not done: node ports, health check node ports, a timeout of session affinity.
+Not done: node ports at 127.0.0.1, topology hints and trafficDistribution.
 
-Standards: nft(8); RFC 9293 §3.10.7.1 (reset), RFC 792 and RFC 4443 (unreachable).
+Standards: nft(8); RFC 9293 §3.10.7.1 (reset), RFC 792 and RFC 4443 (unreachable); Kubernetes'
+virtual IPs and service proxies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b, shake_128
 
-from samepath.model.cluster import Cluster, EndpointSlice, Service, Target
+from samepath.model.cluster import Cluster, EndpointSlice, Service, ServicePort, Target
 from samepath.model.config import Advertise
 from samepath.model.net import Address, address_text, family_of, prefix_text
 from samepath.plan import masquerade
@@ -44,29 +54,29 @@ from samepath.plan.ruleset import (
     AFFINITY_SLOTS,
     BASE,
     BY_CLIENT,
-    ENDPOINTS,
     OUTGOING,
-    SETS,
-    VERDICTS,
+    Claim,
     Elements,
+    Item,
+    Kept,
+    Part,
     Ruleset,
     intervals,
 )
 from samepath.plan.services import Reach, service_addresses
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The rules of one service."""
-
-    elements: Elements
-    targets: Mapping[Address, frozenset[tuple[Address, bool]]]
-    """Service address -> its endpoints in any state, and whether each is on this node."""
-    digest: bytes
+Local = tuple[str, tuple[Address, ...], Advertise, frozenset[Address]]
+"""What the rules of every service depend on: the node's name and addresses, which addresses of
+services are served, and those that no service may have."""
 
 
-Memo = MutableMapping[str, tuple[tuple[object, ...], Part]]
-"""What was built last for each service, and out of what: most services do not change."""
+@dataclass(slots=True)
+class Memo:
+    """What was built last, and out of what: most services do not change."""
+
+    made_of: dict[str, tuple[Service, tuple[EndpointSlice, ...]]] = field(default_factory=dict)
+    local: Local | None = None
+    last: Ruleset = field(default_factory=Ruleset)
 
 
 def build(
@@ -82,63 +92,74 @@ def build(
 
     `memo` is kept by the caller between builds; it only saves time.
     """
-    memo = {} if memo is None else memo
-    forbidden = frozenset(taken)
-    parts = {}
-    for key in sorted(cluster.services):
-        made_of = (
-            cluster.services[key],
-            cluster.slices.get(key, ()),
-            node,
-            advertise,
-            forbidden,
-        )
-        known = memo.get(key)
-        if known is None or known[0] != made_of:
-            known = memo[key] = (made_of, _part(*made_of))
-        parts[key] = known[1]
-    for key in memo.keys() - parts.keys():
-        del memo[key]
+    memo = Memo() if memo is None else memo
+    own = cluster.nodes.get(node)
+    local = node, own.addresses if own else (), advertise, frozenset(taken)
+    if local != memo.local:
+        memo.made_of, memo.local, memo.last = {}, local, Ruleset()
+    parts = dict(memo.last.parts)
+    owners, shares = dict(memo.last.owners), dict(memo.last.shares)
+    made_of = {key: (s, cluster.slices.get(key, ())) for key, s in cluster.services.items()}
+    for key in memo.made_of.keys() - made_of.keys():
+        _take_out(key, parts.pop(key), owners, shares)
+    for key, pair in made_of.items():
+        if memo.made_of.get(key) != pair:
+            if key in parts:
+                _take_out(key, parts.pop(key), owners, shares)
+            parts[key] = _part(*pair, local)
+            _put_in(key, parts[key], owners, shares)
     cidrs = tuple(cluster_cidrs)
-    return _merge(parts, {**intervals("cluster", cidrs), **masquerade.elements(cluster, cidrs)})
+    networks = {**intervals("cluster", cidrs), **masquerade.elements(cluster, cidrs)}
+    addresses: frozenset[Address] = frozenset().union(*(p.addresses for p in parts.values()))
+    chains: frozenset[str] = frozenset().union(*(p.chains for p in parts.values()))
+    digest = _digest(parts, networks)
+    memo.made_of = made_of
+    memo.last = Ruleset(parts, owners, shares, networks, addresses, chains, digest)
+    return memo.last
 
 
-def _merge(parts: Mapping[str, Part], networks: Elements) -> Ruleset:
-    elements: dict[str, dict[str, str]] = {n: {} for n in (*SETS, *VERDICTS, *ENDPOINTS)}
-    targets: dict[Address, frozenset[tuple[Address, bool]]] = {}
-    conflicts: set[str] = set()
+def _put_in(
+    key: str, part: Part, owners: dict[Claim, tuple[str, ...]], shares: dict[Item, int]
+) -> None:
+    for claim in part.claims:
+        owners[claim] = tuple(sorted((*owners.get(claim, ()), key)))
+    for item in part.shared:
+        shares[item] = shares.get(item, 0) + 1
+
+
+def _take_out(
+    key: str, part: Part, owners: dict[Claim, tuple[str, ...]], shares: dict[Item, int]
+) -> None:
+    for claim in part.claims:
+        owners[claim] = tuple(owner for owner in owners[claim] if owner != key)
+        if not owners[claim]:
+            del owners[claim]
+    for item in part.shared:
+        shares[item] -= 1
+        if not shares[item]:
+            del shares[item]
+
+
+def _digest(parts: Mapping[str, Part], networks: Elements) -> str:
     digest = blake2b((BASE + OUTGOING).encode(), digest_size=10)
-    for key, part in parts.items():
-        digest.update(part.digest)
-        for name, values in part.elements.items():
-            known = elements[name]
-            if name not in SETS and not known.keys().isdisjoint(values):
-                taken = known.keys() & values.keys()
-                if name in VERDICTS:
-                    conflicts.update(f"{key}: {k} is another service's already" for k in taken)
-                values = {k: v for k, v in values.items() if k not in taken}
-            known.update(values)
-        for address, endpoints in part.targets.items():
-            targets[address] = targets.get(address, frozenset()) | endpoints
-    elements.update((name, dict(values)) for name, values in networks.items())
+    # With its name, since the first of two that claim the same has it.
+    for key in sorted(parts):
+        digest.update(key.encode() + b"\0" + parts[key].digest)
     digest.update(repr(sorted((n, *sorted(v)) for n, v in networks.items())).encode())
-    return Ruleset(elements, targets, tuple(sorted(conflicts)), digest.hexdigest())
+    return digest.hexdigest()
 
 
 # -- One service ------------------------------------------------------------------------------
 
 
-def _part(
-    service: Service,
-    slices: tuple[EndpointSlice, ...],
-    node: str,
-    advertise: Advertise,
-    forbidden: frozenset[Address],
-) -> Part:
-    builder = _Builder(Cluster(slices={service.key: slices}), node)
+def _part(service: Service, slices: tuple[EndpointSlice, ...], local: Local) -> Part:
+    node, node_addresses, advertise, forbidden = local
+    builder = _Builder(service, Cluster(slices={service.key: slices}), node)
     for address, reach in _addresses(service, advertise).items():
         if address not in forbidden:
-            builder.add(service, address, reach)
+            builder.serve(address, reach)
+    for address in node_addresses:
+        builder.serve_node_ports(address)
     return builder.part()
 
 
@@ -156,63 +177,137 @@ def chosen(targets: Sequence[Target]) -> tuple[Target, ...]:
 
 
 class _Builder:
-    def __init__(self, cluster: Cluster, node: str) -> None:
+    def __init__(self, service: Service, cluster: Cluster, node: str) -> None:
+        self.service = service
         self.cluster = cluster
         self.node = node
-        self.elements: dict[str, dict[str, str]] = {}
-        self.targets: dict[Address, frozenset[tuple[Address, bool]]] = {}
+        self.claims: dict[Claim, list[Item]] = {}
+        self.shared: set[Item] = set()
+        self.chains: set[str] = set()
+        self.targets: dict[Claim, frozenset[tuple[Address, int]]] = {}
+        self.kept: dict[Claim, Kept] = {}
+        self.addresses: set[Address] = set()
 
-    def add(self, service: Service, address: Address, reach: Reach) -> None:
-        number, family = _number(address), family_of(address)
-        self._element(f"services{number}", address_text(address))
-        found: set[tuple[Address, bool]] = set()
+    def serve(self, address: Address, reach: Reach) -> None:
+        service = self.service
+        self.addresses.add(address)
+        self.shared.add((f"services{_number(address)}", address_text(address), ""))
+        ranges = _ranges(service, address) if reach is Reach.LOAD_BALANCER else None
         for port in service.ports:
-            targets = self.cluster.targets(service, port, family, self.node)
-            found.update((t.address, t.local) for t in targets)
-            protocol = port.protocol.value.lower()
-            key = f"{address_text(address)} . {protocol} . {port.port}"
-            for scope, candidates in _scopes(service, reach, targets).items():
-                picked = chosen(candidates)
-                if picked:
-                    self._port(f"{scope}{number}", key, protocol, picked, service.affinity)
-        for endpoint, local in found:
-            if local:
-                text = address_text(endpoint)
-                self._element(f"pods{number}", text)
-                self._element(f"hairpin{number}", f"{text} . {text}")
-        self.targets[address] = frozenset(found)
+            claim = Claim(address, port.protocol.value.lower(), port.port)
+            if claim in self.claims:
+                continue
+            targets = self._targets(claim, port)
+            is_cluster = reach is Reach.CLUSTER
+            self._flows(claim, (_internal if is_cluster else _scopes)(service, targets))
+            if ranges is not None:
+                self._guard(claim, ranges)
 
-    def _port(
-        self, scope: str, key: str, protocol: str, picked: Sequence[Target], affinity: bool
-    ) -> None:
-        owners = _affinity(picked) if affinity else picked
-        number = BY_CLIENT if affinity else str(len(picked))
-        self._element(scope, key, f"goto {scope}_{protocol}_{number}")
-        if scope.startswith("outside"):
-            self._element(f"ports{scope[-1]}", key)
+    def serve_node_ports(self, address: Address) -> None:
+        for port in self.service.ports:
+            if port.node_port is None:
+                continue
+            claim = Claim(address, port.protocol.value.lower(), port.node_port)
+            if claim in self.claims:
+                continue
+            targets = self._targets(claim, port)
+            self._flows(claim, _scopes(self.service, targets))
+            number = _number(address)
+            # An endpoint that is this very port of the node: nothing is translated, and what is
+            # let in is what was meant.
+            if (address, claim.port) not in self.targets[claim]:
+                self.claims[claim].append((f"nodeports{number}", claim.text, ""))
+            is_closed = (f"ports{number}", claim.text, "")
+            if self.service.external_local and targets and is_closed not in self.claims[claim]:
+                self.claims[claim].append(is_closed)
+
+    def _targets(self, claim: Claim, port: ServicePort) -> tuple[Target, ...]:
+        """All endpoints of the port. Those on this node are noted as such."""
+        family = family_of(claim.address)
+        targets = self.cluster.targets(self.service, port, family, self.node)
+        self.claims[claim] = []
+        self.targets[claim] = frozenset((t.address, t.port) for t in targets)
+        number = _number(claim.address)
+        for text in {address_text(t.address) for t in targets if t.local}:
+            self.shared.add((f"pods{number}", text, ""))
+            self.shared.add((f"hairpin{number}", f"{text} . {text}", ""))
+        return targets
+
+    def _flows(self, claim: Claim, scopes: Mapping[str, Sequence[Target]]) -> None:
+        """Who goes where. `outside` holds for all that `inside` does not name."""
+        number = _number(claim.address)
+        is_kept = self.service.affinity and number == "4"
+        if is_kept:
+            scopes = {"inside": scopes["outside"], **scopes}
+        picked = {scope: chosen(candidates) for scope, candidates in scopes.items()}
+        for scope, ends in picked.items():
+            if ends:
+                self._scope(claim, f"{scope}{number}", ends)
+        if picked["outside"]:
+            self.claims[claim].append((f"ports{number}", claim.text, ""))
+        if is_kept and any(picked.values()):
+            keep = f"keep4_{claim.protocol}_{self.service.affinity_timeout_s}"
+            self.chains.add(keep)
+            self.claims[claim].append(("affine4", claim.text, f"jump {keep}"))
+            kept = {s: frozenset((t.address, t.port) for t in ends) for s, ends in picked.items()}
+            self.kept[claim] = Kept(**kept)
+
+    def _scope(self, claim: Claim, scope: str, picked: Sequence[Target]) -> None:
+        """With affinity, a client of whom nothing is known gets an endpoint by its address; from
+        inside any, since all its flows come here. Of IPv6 nothing is ever known."""
+        affinity = self.service.affinity
+        by_client = affinity and scope != "inside4"
+        owners = _affinity(picked) if by_client else picked
+        chain = f"{scope}_{claim.protocol}_{BY_CLIENT if by_client else len(picked)}"
+        chain += "_kept" if affinity and scope[-1] == "4" else ""
+        self.chains.add(chain)
+        items = self.claims[claim]
+        items.append((scope, claim.text, f"goto {chain}"))
         for index, target in enumerate(owners):
             endpoint = f"{address_text(target.address)} . {target.port}"
-            self._element(f"endpoints_{scope}", f"{key} . {index}", endpoint)
+            items.append((f"endpoints_{scope}", f"{claim.text} . {index}", endpoint))
 
-    def _element(self, name: str, key: str, value: str = "") -> None:
-        self.elements.setdefault(name, {})[key] = value
+    def _guard(self, claim: Claim, ranges: Iterable[str]) -> None:
+        number = _number(claim.address)
+        self.claims[claim].append((f"guarded{number}", claim.text, ""))
+        for text in ranges:
+            self.claims[claim].append((f"allowed{number}", f"{text} . {claim.text}", ""))
 
     def part(self) -> Part:
-        text = repr([(name, *sorted(v.items())) for name, v in sorted(self.elements.items())])
-        digest = blake2b(text.encode(), digest_size=10).digest()
-        return Part(self.elements, self.targets, digest)
+        claims = {claim: tuple(items) for claim, items in self.claims.items()}
+        text = repr((sorted(claims.items()), sorted(self.shared)))
+        return Part(
+            claims,
+            frozenset(self.shared),
+            frozenset(self.chains),
+            self.targets,
+            self.kept,
+            frozenset(self.addresses),
+            blake2b(text.encode(), digest_size=10).digest(),
+        )
 
 
-def _scopes(
-    service: Service, reach: Reach, targets: tuple[Target, ...]
-) -> Mapping[str, Sequence[Target]]:
-    """Which endpoints flows may use, from outside and, where that is not the same, from inside."""
+def _internal(service: Service, targets: tuple[Target, ...]) -> Mapping[str, Sequence[Target]]:
+    """Which endpoints flows to a cluster IP may use."""
+    return {"outside": [t for t in targets if t.local] if service.internal_local else targets}
+
+
+def _scopes(service: Service, targets: tuple[Target, ...]) -> Mapping[str, Sequence[Target]]:
+    """Which endpoints flows may use that come by an address of the world outside, from there and,
+    where that is not the same, from inside."""
     local = [t for t in targets if t.local]
-    if reach is Reach.CLUSTER:
-        return {"outside": local if service.internal_local else targets}
     if not service.external_local or len(local) == len(targets):
         return {"outside": targets}
     return {"outside": local, "inside": targets}
+
+
+def _ranges(service: Service, address: Address) -> tuple[str, ...] | None:
+    """Who may use a load balancer's address; None: everybody. Intervals may not overlap."""
+    family = family_of(address)
+    texts = [prefix_text(family, nlri) for f, nlri in service.source_ranges if f is family]
+    if not texts:
+        return None
+    return tuple(intervals("", texts)[_number(address)])
 
 
 def _number(address: Address) -> str:
