@@ -208,7 +208,6 @@ def _json_objects(text: str, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _cni(host: Host, wanted: Wanted) -> Iterator[Check]:
-    bin_dir, conf_dir = host.path(wanted.bin_dir), host.path(wanted.conf_dir)
     runtime = [
         name
         for name, socket in (
@@ -225,12 +224,11 @@ def _cni(host: Host, wanted: Wanted) -> Iterator[Check]:
             "container runtime", Outcome.NOTE, "no socket of containerd or CRI-O in /run",
             "pods need one that calls CNI plugins",
         )  # fmt: skip
-    yield _plugins(bin_dir)
-    yield _networks(conf_dir)
+    yield _plugins(f"plugins in {wanted.bin_dir}", host.path(wanted.bin_dir))
+    yield _networks(f"networks in {wanted.conf_dir}", host.path(wanted.conf_dir))
 
 
-def _plugins(bin_dir: Path) -> Check:
-    what = f"plugins in {bin_dir}"
+def _plugins(what: str, bin_dir: Path) -> Check:
     if not bin_dir.is_dir():
         return Check(
             what, Outcome.NOTE, "the folder is not there", "it will be made; is it the right one?"
@@ -243,9 +241,8 @@ def _plugins(bin_dir: Path) -> Check:
     return Check(what, Outcome.OK, "portmap")
 
 
-def _networks(conf_dir: Path) -> Check:
+def _networks(what: str, conf_dir: Path) -> Check:
     """Runtimes take the first network by name."""
-    what = f"networks in {conf_dir}"
     names = sorted(
         path.name
         for path in (conf_dir.iterdir() if conf_dir.is_dir() else ())
