@@ -184,9 +184,16 @@ def test_a_node_that_was_never_seen_has_those_that_select_all() -> None:
     ("keepalive_s", "noted"), [(None, False), (3, False), (1, True), (30, True)]
 )
 def test_another_keepalive_than_a_third_is_noted(keepalive_s: int | None, noted: bool) -> None:
-    (row,) = planned(peer(hold_time_s=9, keepalive_time_s=keepalive_s)).rows
+    wanted = peer(hold_time_s=9, keepalive_time_s=keepalive_s, graceful_restart=True)
+    (row,) = planned(wanted).rows
     assert row.why is WhyNot.NEIGHBOR
     assert bool(row.note) is noted
+
+
+def test_without_graceful_restart_it_is_said_what_that_means() -> None:
+    (row,) = planned(peer()).rows
+    assert row.why is WhyNot.NEIGHBOR
+    assert "drops our paths" in row.note
 
 
 def test_who_we_are() -> None:

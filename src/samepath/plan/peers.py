@@ -275,7 +275,10 @@ def _neighbor(peer: BGPPeer, config: AgentConfig, *, has_password: bool) -> Neig
 
 
 def _note(peer: BGPPeer) -> str:
+    notes = []
     keepalive_s = peer.keepalive_time_s
-    if keepalive_s is None or keepalive_s * 3 == peer.hold_time_s:
-        return ""
-    return f"keepaliveTime {keepalive_s} s: keepalives go every third of the agreed hold time"
+    if keepalive_s is not None and keepalive_s * 3 != peer.hold_time_s:
+        notes.append(f"keepaliveTime {keepalive_s} s: they go every third of the hold time")
+    if not peer.graceful_restart:
+        notes.append("no enableGracefulRestart: it drops our paths when the agent restarts")
+    return "; ".join(notes)
