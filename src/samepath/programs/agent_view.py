@@ -60,6 +60,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "services": _services(agent, now),
         "pods": agent.pods.view() if agent.pods is not None else None,
         "rules": await _rules(agent),
+        "health_checks": agent.serving.health.view(),
         "routes": _routes(agent),
         "errors": {**agent.errors, **plain_errors},
         "refusals": _refusals(agent)[:1000],

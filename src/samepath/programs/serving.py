@@ -1,7 +1,8 @@
 """The services on this node: addresses, rules, flows, drains, and what may be said of them.
 
 The part of `programs.agent` that is about services, and about the masquerade of what leaves the
-pods, which is in the same table. `plan` decides anew from what is known; `settle` brings the world
+pods, which is in the same table; and about the ports on which load balancers ask for services'
+health. `plan` decides anew from what is known; `settle` brings the world
 to it in order: service addresses on `lo`, service rules, flows of endpoints that are gone. Only
 then are addresses `in_place`, and their services may be advertised. What fails is in `errors`, and
 is tried again by the next `settle`.
@@ -26,8 +27,10 @@ from samepath.model.net import Address, address_text
 from samepath.netlink.kernel import Kernel
 from samepath.plan import advertising, flows, masquerade, proxy
 from samepath.plan.drains import Drains
+from samepath.plan.health_checks import Check, checks
 from samepath.plan.ruleset import Ruleset
 from samepath.plan.services import Offer, Row, View, draining, offers, rows
+from samepath.programs.health_checks import HealthChecks
 
 log = logging.getLogger("samepath.agent")
 
@@ -36,7 +39,11 @@ DRAIN_LOOK_S = 1.0
 FORGET_SINGLY = 16
 """With more endpoints gone at once it is first looked up which of them have flows."""
 
+UNHEALTHY_AFTER_S = 60.0
+"""Load balancers are told to go elsewhere when no rules could be written for so long."""
+
 RULES, ADDRESSES, FLOWS, DRAINS = "service rules", "service addresses", "flows", "drains"
+HEALTH = "health checks"
 """What an error may be about."""
 
 
@@ -68,12 +75,15 @@ class Serving:
         """The one that is wanted."""
         self.in_place: frozenset[Address] | None = frozenset()
         """Addresses that stand, with their rules; None: that is somebody else's (proxy none)."""
+        self.health = HealthChecks()
         self.errors: dict[str, str] = {}
         self.drain_look_at = math.inf
         """When flows are to be counted."""
         self._memo = proxy.Memo()
         self._forget: set[flows.Tracked] = set()
         self._looked_for_old_flows = False
+        self._checks: Mapping[int, Check] = {}
+        self._rules_stood_at = -math.inf
 
     # deciding
 
@@ -89,11 +99,13 @@ class Serving:
         cidrs = config.cluster_cidrs or proxy.cluster_prefixes(world.cluster)
         if config.service_proxy == "none":
             self.in_place, self.ruleset = None, masquerade.alone(world.cluster, cidrs)
+            self._checks, self.health.conflicts = {}, ()
         else:
             self.in_place = frozenset() if self.in_place is None else self.in_place
             self.ruleset = proxy.build(
                 world.cluster, config.node, config.advertise, cidrs, world.taken, self._memo
             )
+            self._checks, self.health.conflicts = checks(world.cluster, config.node)
         node = world.cluster.nodes.get(config.node)
         self.rules_of_pools = advertising.make_rules(world.cluster, node.labels if node else {})
         self._decide(world)
@@ -121,14 +133,19 @@ class Serving:
         """Addresses, rules, flows, as planned; then the rows say what may be advertised."""
         in_place = self.in_place
         if in_place is None:
+            self._forget.clear()
             self._settle_addresses(frozenset())
             await self._settle_rules()
+            await self._settle_health(rules_stand=False)
             return
         wanted = frozenset(row.address for row in self.rows if row.address) - world.taken
         self._settle_addresses(wanted)
         if await self._settle_rules():
+            self._rules_stood_at = time.monotonic()
             self.in_place = wanted & self.addresses.installed & self.ruleset.addresses
             await self._forget_flows()
+        without_s = time.monotonic() - self._rules_stood_at
+        await self._settle_health(rules_stand=without_s < UNHEALTHY_AFTER_S)
         if self.in_place != in_place:
             await asyncio.to_thread(self._decide, world)
 
@@ -151,6 +168,14 @@ class Serving:
             return False
         self.errors.pop(RULES, None)
         return True
+
+    async def _settle_health(self, *, rules_stand: bool) -> None:
+        self.health.rules_stand = rules_stand
+        if await self.health.want(self._checks):
+            self.errors.pop(HEALTH, None)
+        else:
+            texts = [f"port {port}: {text}" for port, text in sorted(self.health.errors.items())]
+            self.errors[HEALTH] = "; ".join(texts[:10])
 
     async def check_rules(self) -> None:
         """Somebody may have touched them; the next `settle` writes them again."""

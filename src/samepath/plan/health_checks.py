@@ -1,0 +1,67 @@
+"""What a load balancer in front of the nodes is told on a service's healthCheckNodePort. Pure.
+
+Asked by `programs.serving`, told by `programs.health_checks`. With externalTrafficPolicy Local a
+node is to get flows of a service only while it has a ready endpoint of it, and not while the node
+drains. As with kube-proxy, endpoints that merely still serve count for nothing here: no new flow
+is to come for their sake.
+
+Kubernetes API: `spec.healthCheckNodePort`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from samepath.model.cluster import Cluster, Service
+from samepath.model.net import Family
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What is said of one service."""
+
+    namespace: str
+    name: str
+    endpoints: int
+    """Ready ones on this node; a pod with addresses of both families is one."""
+    is_draining: bool = False
+    """The node takes no new flows."""
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether new flows may come, as far as endpoints and node are concerned."""
+        return self.endpoints > 0 and not self.is_draining
+
+
+def checks(cluster: Cluster, node: str) -> tuple[Mapping[int, Check], tuple[str, ...]]:
+    """By port; and which services ask for a port that another has, the first by name."""
+    own = cluster.nodes.get(node)
+    is_draining = own is None or own.drain is not None
+    found: dict[int, Check] = {}
+    conflicts = []
+    for key in sorted(cluster.services):
+        service = cluster.services[key]
+        port = service.health_check_node_port
+        if port is None or not (service.load_balancer and service.external_local):
+            continue
+        if port in found:
+            first = found[port]
+            conflicts.append(f"{key}: port {port} is that of {first.namespace}/{first.name}")
+            continue
+        endpoints = _ready_here(cluster, service, node)
+        found[port] = Check(service.namespace, service.name, endpoints, is_draining)
+    return found, tuple(conflicts)
+
+
+def _ready_here(cluster: Cluster, service: Service, node: str) -> int:
+    most = 0
+    for family in Family:
+        ready = {
+            target.address
+            for port in service.ports
+            for target in cluster.targets(service, port, family, node)
+            if target.local and target.ready
+        }
+        most = max(most, len(ready))
+    return most
