@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from samepath.cni import ipam
 from samepath.cni.attachment import State, current_boot_id
 from samepath.cni.audit import kernel_view
 from samepath.cni.blocks import Blocks
-from samepath.cni.claims import Claims, ClaimsError
+from samepath.cni.claims import BlockClaims, Claims, ClaimsError
 from samepath.cni.errors import CniError, Code
 from samepath.cni.leftovers import set_aside
 from samepath.cni.operations import MTU, Operations
@@ -43,6 +43,7 @@ from samepath.netlink.socket import NetlinkError
 from samepath.plan.addresses import Block
 from samepath.plan.agent import Prefix
 from samepath.plan.blocks import Situation, families, own_blocks
+from samepath.programs.kept_claims import KeptClaims
 
 log = logging.getLogger("samepath.pods")
 
@@ -75,10 +76,12 @@ class Pods:
         *,
         changed: Callable[[], None],
         neighbors: Callable[[], Iterable[Address]],
+        claims: BlockClaims | None = None,
     ) -> None:
         """`monitor` tells of links, addresses, neighbours and routes, and is ours to close.
         `changed` is called in the loop's thread when our blocks may be others; `neighbors` says
-        whither the node's links lead, for the MTU."""
+        whither the node's links lead, for the MTU. `claims`: where blocks are claimed, if it is not
+        in a file."""
         assert config.cni is not None
         self.config = config
         self.operations = Operations()
@@ -92,7 +95,11 @@ class Pods:
         self._neighbors = neighbors
         self._wake = asyncio.Event()
         self._kernel = RealKernel()
-        self._claims = Claims(config.cni.block_claims) if config.cni.block_claims else None
+        if config.cni.block_claims:
+            claims = Claims(config.cni.block_claims)
+        self._claims = (
+            None if claims is None else KeptClaims(claims, config.node, self._claimed_addresses)
+        )
         self._store: Store | None = None
         self._blocks: Blocks | None = None
         self._server: Server | None = None
@@ -244,6 +251,8 @@ class Pods:
         for block in own.give_back(time.monotonic()):
             log.info("block %s is empty, and was given back", block)
         trouble = None
+        if self._claims is not None and self._claims.lost:
+            self.errors["lost blocks"] = self._lost(self._claims.lost)
         self._own = _prefixes(o.block for o in own.own)
         if own.trouble:
             self.errors["blocks"] = own.trouble
@@ -251,6 +260,35 @@ class Pods:
             if not own.own:  # read never, since we began: what is ours is not known
                 trouble = CniError(Code.TRY_AGAIN_LATER, own.trouble)
         self.operations.trouble = trouble
+
+    def _claimed_addresses(self) -> list[tuple[Address, int | None]]:
+        """Of living pods, as far as they are in none of the blocks that need no claim; and how
+        large the blocks of their pools are."""
+        cluster = self._cluster
+        if self._store is None or cluster is None:
+            return []
+        node = cluster.nodes.get(self.config.node)
+        fixed = self._configured() or tuple(Block(*c) for c in (node.pod_cidrs if node else ()))
+        pools = [(Block(p.family, p.cidr), p.block_size) for p in cluster.pools.values()]
+        return [
+            (address, next((size for whole, size in pools if whole.contains(address)), None))
+            for attachment in self._store.all()
+            for address in attachment.addresses
+            if not any(block.contains(address) for block in fixed)
+        ]
+
+    def _lost(self, lost: Mapping[Address, str]) -> str:
+        """Whose pods must be made anew, and why."""
+        assert self._store is not None
+        texts = [
+            f"{a.pod or a.key[0]} has {address_text(address)}"
+            + (f" of a block that is {lost[address]}'s by now" if lost[address] else ", of no pool")
+            for a in self._store.all()
+            for address in a.addresses
+            if address in lost
+        ]
+        more = f" and {len(texts) - 10} more" if len(texts) > 10 else ""
+        return f"pods that must be made anew: {'; '.join(texts[:10])}{more}"
 
     def _without_store(self, cluster: Cluster) -> frozenset[Prefix]:
         """What the pods that live need."""
