@@ -16,6 +16,10 @@ COMMANDS = {
     "ipam": ("samepath.cli.ipam:ipam", "Pods' addresses: pools, blocks, and who has which."),
     "cni": ("samepath.cli.cni:cni", "The plugin in the folders of the container runtime."),
     "install": ("samepath.cli.install:install", "What a node or a gateway lacks."),
+    "import": (
+        "samepath.cli.import_:import_",
+        "MetalLB's and Calico's objects, rewritten as ours.",
+    ),
     "lab": ("samepath.cli.lab:lab", "Gateways, nodes and clients in network namespaces."),
 }
 
