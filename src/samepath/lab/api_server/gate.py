@@ -1,35 +1,18 @@
-"""What a request must pass before it is looked at: the faults that a test has ordered, then who
-asks and whether they may.
-
-Kubernetes: bearer tokens, `Unauthorized`; RBAC is in `rbac`.
+"""What a request must pass before it is looked at: latency, a pause and the faults that a test has
+ordered. Who asks, and whether they may, is the matter of `access`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
 from samepath.lab.api_server import status as st
-from samepath.lab.api_server.kinds import Kind
-from samepath.lab.api_server.requests import Target
-from samepath.lab.api_server.status import Json, StatusError
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    name: str
-    groups: tuple[str, ...] = ()
-    uid: str = ""
-
-
-ADMIN = User("admin", ("system:masters", "system:authenticated"))
-ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
+from samepath.lab.api_server.status import StatusError
 
 
 @dataclass(slots=True)
@@ -70,7 +53,6 @@ class Fault:
 
 class Gate:
     def __init__(self) -> None:
-        self.tokens: dict[str, User] = {}
         self.faults: list[Fault] = []
         self.latency_s = 0.0
         self.open = asyncio.Event()
@@ -114,31 +96,3 @@ class Gate:
     @property
     def watches(self) -> int:
         return len(self._watching)
-
-    # -- Who asks -----------------------------------------------------------------------------
-
-    def user_of(self, request: web.Request) -> User:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if not token:
-            return ADMIN
-        user = self.tokens.get(token) if scheme.lower() == "bearer" else None
-        if user is None:
-            raise st.unauthorized()
-        return user
-
-    def allow(self, request: web.Request, target: Target, verb: str) -> None:
-        self.user_of(request)
-
-    def allow_path(self, request: web.Request) -> None:
-        self.user_of(request)
-
-    def issue(self, request: web.Request, target: Target, content: Any) -> Json:
-        raise st.no_such_path()
-
-    def review(self, request: web.Request, kind: Kind, content: Any) -> Json:
-        raise st.no_such_path()
-
-    def new_token(self, user: User) -> str:
-        token = secrets.token_urlsafe(24)
-        self.tokens[token] = user
-        return token

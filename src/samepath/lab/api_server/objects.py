@@ -12,7 +12,6 @@ Kubernetes API conventions: concurrency control and consistency, spec and status
 
 from __future__ import annotations
 
-import copy
 import datetime
 import random
 import re
@@ -26,7 +25,7 @@ from samepath.lab.api_server import status as st
 from samepath.lab.api_server.kinds import Kind
 from samepath.lab.api_server.registry import Registry
 from samepath.lab.api_server.status import Cause, Json
-from samepath.lab.api_server.store import Store, Stored
+from samepath.lab.api_server.store import Store, Stored, clone
 
 _SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 _SUBDOMAIN_TEXT = (
@@ -53,7 +52,8 @@ class Options:
     field_validation: str = "Warn"
     field_manager: str = ""
     force: bool = False
-    user: str = ""
+    is_internal: bool = False
+    """From the server itself, or from an object of the store."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -127,7 +127,7 @@ class Objects:
             raise st.bad_request(
                 f"the kind in the data ({said}) does not match the expected kind ({kind.kind})"
             )
-        new = {k: v for k, v in copy.deepcopy(body).items() if k not in ("kind", "apiVersion")}
+        new = {k: v for k, v in clone(body).items() if k not in ("kind", "apiVersion")}
         metadata = new.get("metadata") or {}
         if not isinstance(metadata, dict):
             raise st.bad_request("metadata: expected an object")
@@ -250,7 +250,7 @@ class Objects:
             result["metadata"] = new["metadata"]
         elif (managed := new["metadata"].get("managedFields")) is not None:
             result["metadata"] = {**old.metadata, "managedFields": managed}
-        return copy.deepcopy(result)
+        return {name: clone(value) for name, value in result.items()}
 
     def _store(self, kind: Kind, old: Stored, new: Json, options: Options) -> Stored:
         if new == old.body:
@@ -279,7 +279,7 @@ class Objects:
         """What `change` makes of a copy of the present object, as one step: for patches."""
         options = options or Options()
         old = self.get(kind, namespace, name)
-        changed = change(copy.deepcopy(old.of(kind)))
+        changed = change(clone(old.of(kind)))
         new = self._taken(kind, namespace, name, changed)
         return self._replace(kind, old, new, subresource, options)
 
@@ -300,7 +300,7 @@ class Objects:
         self._check_preconditions(kind, old, preconditions or Preconditions())
         if options.dry_run:
             return old, True
-        new = copy.deepcopy(old.body)
+        new = clone(old.body)
         metadata = new["metadata"]
         if propagation in ("Foreground", "Orphan"):
             finalizer = "foregroundDeletion" if propagation == "Foreground" else "orphan"

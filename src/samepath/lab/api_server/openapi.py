@@ -7,6 +7,7 @@ served: kubectl asks for it only where v3 is absent.
 
 from __future__ import annotations
 
+from samepath.lab.api_server import shapes
 from samepath.lab.api_server.kinds import Kind
 from samepath.lab.api_server.registry import Registry
 from samepath.lab.api_server.status import Json, no_such_path
@@ -32,7 +33,7 @@ def group_version(registry: Registry, path: str) -> Json:
     for kind in kinds:
         name = _name(kind)
         paths[_path(kind, path)] = _operations(kind, name)
-        schemas[name] = _schema(kind)
+        schemas[name] = _schema(kind, schemas)
     return {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
@@ -77,14 +78,37 @@ def _operations(kind: Kind, schema: str) -> Json:
     }
 
 
-def _schema(kind: Kind) -> Json:
-    schema = dict(kind.schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+def _schema(kind: Kind, schemas: Json) -> Json:
+    """Puts what it is made of beside it."""
+    schema = dict(kind.schema or {"type": "object"})
+    if not kind.custom and (found := shapes.schema_of(kind)) is not None:
+        for name in sorted(shapes.names_within(shapes.name_of(kind))):
+            schemas.setdefault(_of_shape(name), _referring(shapes.resolve(name)))
+        schema = _referring(found)
     properties = dict(schema.get("properties") or {})
     for name in ("apiVersion", "kind"):
-        properties.setdefault(name, {"type": "string"})
-    properties.setdefault("metadata", {"type": "object"})
+        properties[name] = {"type": "string"}
+    properties["metadata"] = {"type": "object"}
     return {
         **schema,
         "properties": properties,
         "x-kubernetes-group-version-kind": [_of(kind)],
     }
+
+
+def _referring(schema: Json) -> Json:
+    """The same with references as OpenAPI writes them."""
+    found: Json = {}
+    for name, value in schema.items():
+        if name == "$ref":
+            found[name] = f"#/components/schemas/{_of_shape(value)}"
+        elif isinstance(value, dict):
+            found[name] = _referring(value)
+        else:
+            found[name] = value
+    return found
+
+
+def _of_shape(name: str) -> str:
+    """kubectl shows what is behind the last dot."""
+    return f"io.k8s.api.v1.{name.removeprefix('V1')}"

@@ -8,16 +8,16 @@ Not done of the strategic merge: `$retainKeys` beyond removing the directive its
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from samepath.lab.api_server.status import Json, StatusError, bad_request
+from samepath.lab.api_server.store import clone
 
 
 def merge(target: Any, patch: Any) -> Any:
     """RFC 7386."""
     if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
+        return clone(patch)
     result = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
@@ -38,7 +38,7 @@ def json_patch(target: Any, operations: Any) -> Any:
     """Raises StatusError: 400 for what is no patch, 422 for one that does not fit."""
     if not isinstance(operations, list):
         raise bad_request("error decoding patch: json: cannot unmarshal object into Go value")
-    result = copy.deepcopy(target)
+    result = clone(target)
     for operation in operations:
         if not isinstance(operation, dict) or "op" not in operation or "path" not in operation:
             raise bad_request("error decoding patch: an operation has op and path")
@@ -71,15 +71,15 @@ def _apply(document: Any, operation: Json) -> Any:
         if _at(document, path) != operation["value"]:
             raise _Missing(operation["path"])
     elif op == "add":
-        document = _put(document, path, copy.deepcopy(operation["value"]), insert=True)
+        document = _put(document, path, clone(operation["value"]), insert=True)
     elif op == "replace":
         _at(document, path)
-        document = _put(document, path, copy.deepcopy(operation["value"]), insert=False)
+        document = _put(document, path, clone(operation["value"]), insert=False)
     elif op == "remove":
         _remove(document, path)
     elif op in ("move", "copy"):
         source = _pointer(operation["from"])
-        value = copy.deepcopy(_at(document, source))
+        value = clone(_at(document, source))
         if op == "move":
             _remove(document, source)
         document = _put(document, path, value, insert=True)
@@ -178,7 +178,7 @@ def strategic_merge(target: Any, patch: Json, path: tuple[str, ...] = ()) -> Any
     """With its directives: $patch, $deleteFromPrimitiveList/..., $setElementOrder/..."""
     directive = patch.get("$patch")
     if directive == "replace":
-        return copy.deepcopy({k: v for k, v in patch.items() if k != "$patch"})
+        return clone({k: v for k, v in patch.items() if k != "$patch"})
     if directive == "delete":
         return {}
     result: Json = dict(target) if isinstance(target, dict) else {}
@@ -208,9 +208,9 @@ def _merge_lists(present: list[Any], patch: list[Any], path: tuple[str, ...]) ->
     if path[-1] in MERGED_SETS:
         return [*present, *(one for one in patch if one not in present)]
     if key is None or not all(isinstance(one, dict) for one in (*present, *patch)):
-        return copy.deepcopy(patch)
+        return list(clone(patch))
     if any(one == {"$patch": "replace"} for one in patch):
-        return copy.deepcopy([one for one in patch if "$patch" not in one])
+        return [clone(one) for one in patch if "$patch" not in one]
     result = list(present)
     for one in patch:
         if key not in one:

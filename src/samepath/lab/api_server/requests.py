@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from samepath.lab.api_server import protobuf
 from samepath.lab.api_server.kinds import NAMESPACES, Kind
 from samepath.lab.api_server.registry import Registry
 from samepath.lab.api_server.status import bad_request, no_such_path, unsupported_media_type
@@ -96,6 +97,8 @@ def body(content_type: str, data: bytes) -> Any:
             return msgspec.json.decode(data)
         except msgspec.DecodeError as error:
             raise bad_request(f"couldn't get version/kind; json parse error: {error}") from error
+    if type == "application/vnd.kubernetes.protobuf":
+        return protobuf.decode(data)
     raise unsupported_media_type(_TYPES)
 
 

@@ -18,14 +18,18 @@ import yaml
 from aiohttp import web
 
 from samepath.lab.api_server import kinds as known
+from samepath.lab.api_server.access import ADMIN, Access
 from samepath.lab.api_server.crds import Definitions
-from samepath.lab.api_server.gate import ADMIN, Fault, Gate, User
+from samepath.lab.api_server.gate import Fault, Gate
 from samepath.lab.api_server.objects import Objects
+from samepath.lab.api_server.rbac import User, bootstrap
 from samepath.lab.api_server.registry import Registry
+from samepath.lab.api_server.services import KUBERNETES, Services
 from samepath.lab.api_server.serving import Serving
 from samepath.lab.api_server.status import Json
 from samepath.lab.api_server.store import Snapshot, Store, Stored
 from samepath.lab.api_server.strategies import Strategies
+from samepath.lab.api_server.validity import Validity
 
 T = TypeVar("T")
 
@@ -51,15 +55,20 @@ class ApiServer:
         self.registry = Registry()
         self.objects = Objects(self.store, self.registry, clock)
         self.gate = Gate()
-        self.serving = Serving(self.objects, self.gate)
-        Strategies(self.objects)
+        self.access = Access(self.objects)
+        self.serving = Serving(self.objects, self.gate, self.access)
         self._definitions = Definitions(self.objects)
+        Validity(self.objects)
+        self._strategies = Strategies(self.objects)
+        self._services = Services(self.objects)
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._admin_token = self.gate.new_token(ADMIN)
+        self._admin_token = self.access.new_token(ADMIN)
         for name in NAMESPACES:
             self.objects.create(known.NAMESPACES, "", {"metadata": {"name": name}})
+        self.objects.create(known.SERVICES, "default", KUBERNETES)
+        self.apply(*bootstrap())
 
     # -- Life ---------------------------------------------------------------------------------
 
@@ -142,15 +151,31 @@ class ApiServer:
         """A new bearer token; a name is a user of no group but system:authenticated."""
         if isinstance(user, str):
             user = User(user, ("system:authenticated",))
-        return self._here(lambda: self.gate.new_token(user))
+        return self._here(lambda: self.access.new_token(user))
+
+    def service_account_token(self, namespace: str, name: str) -> str:
+        """As the kubelet gets one for a pod."""
+        access = self.access
+        return self._here(lambda: access.new_token(access.service_account(namespace, name)))
+
+    def revoke(self, token: str) -> None:
+        """As if it had expired: 401 from now on."""
+        self._here(lambda: self.access.revoke(token))
+
+    def use_rbac(self, use: bool = True) -> None:
+        """Roles and bindings decide from now on; at first everybody may do everything."""
+        self.access.is_rbac = use
 
     # -- Objects ------------------------------------------------------------------------------
 
-    def apply(self, manifests: str | Json | Iterable[Json]) -> list[Stored]:
-        """Creates what is not there and replaces what is, status included, as one who may all."""
-        if isinstance(manifests, str):
-            manifests = [one for one in yaml.safe_load_all(manifests) if one]
-        bodies = [manifests] if isinstance(manifests, dict) else list(manifests)
+    def apply(self, *manifests: str | Json | Iterable[Json]) -> list[Stored]:
+        """Creates what is not there and replaces what is, status included, as one who may all:
+        objects, lists of them, or YAML."""
+        bodies: list[Json] = []
+        for part in manifests:
+            if isinstance(part, str):
+                part = [one for one in yaml.safe_load_all(part) if one]
+            bodies += [part] if isinstance(part, dict) else part
         return self._here(lambda: [self._put(body) for body in bodies])
 
     def _put(self, body: Json) -> Stored:
@@ -250,6 +275,8 @@ class ApiServer:
             await self.stop()
             self.store.restore(state)
             self._definitions.serve_all()
+            self._services.count_again()
+            self._strategies.note_all()
             await self.start()
 
         self._run(again)

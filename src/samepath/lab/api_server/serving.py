@@ -16,6 +16,7 @@ from aiohttp import web
 from samepath.lab.api_server import discovery, lists, openapi, watches
 from samepath.lab.api_server import requests as rq
 from samepath.lab.api_server import status as st
+from samepath.lab.api_server.access import Access
 from samepath.lab.api_server.gate import Gate
 from samepath.lab.api_server.kinds import Kind
 from samepath.lab.api_server.objects import Objects, Options, Preconditions
@@ -31,10 +32,11 @@ BODY_LIMIT = 3 * 1024 * 1024
 
 
 class Serving:
-    def __init__(self, objects: Objects, gate: Gate) -> None:
+    def __init__(self, objects: Objects, gate: Gate, access: Access) -> None:
         self._objects = objects
         self._registry = objects.registry
         self._gate = gate
+        self._access = access
         self.bookmark_s = 60.0
         self.initial_events = "served"
         """Or `forbidden` (before 1.32), or `old-etcd`: an ERROR event 500 over HTTP 200."""
@@ -56,11 +58,11 @@ class Serving:
         parts = path.split("/")
         is_api = (parts[0] == "api" and len(parts) > 2) or (parts[0] == "apis" and len(parts) > 3)
         if not is_api:
-            self._gate.allow_path(request)
+            self._access.check_path(request)
             return self._document(request, path, parts)
         target = rq.target(self._registry, parts)
         query = request.query
-        self._gate.allow(request, target, target.verb(request.method, rq.flag(query, "watch")))
+        self._access.check(request, target, target.verb(request.method, rq.flag(query, "watch")))
         if request.method in ("GET", "HEAD"):
             return await self._read(request, target)
         content = rq.body(request.headers.get("Content-Type", ""), await request.read())
@@ -262,15 +264,14 @@ class Serving:
             field_validation=validation,
             field_manager=query.get("fieldManager") or agent or "unknown",
             force=rq.flag(query, "force"),
-            user=self._gate.user_of(request).name,
         )
 
     def _create(self, request: web.Request, target: Target, content: Any) -> web.Response:
         kind = target.kind
         if target.subresource == "token":
-            return _json(self._gate.issue(request, target, content), 201)
+            return _json(self._access.issue(target, content), 201)
         if kind.create_only:
-            return _json(self._gate.review(request, kind, content), 201)
+            return _json(self._access.review(request, kind, content), 201)
         if target.name:
             raise st.method_not_allowed()
         options = self._options(request)

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, dropwhile
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,13 @@ LOG_LIMIT = 200_000
 FIRST_VERSION = 1000
 
 encode = msgspec.json.Encoder().encode
+
+
+def clone(value: Any) -> Any:
+    """A deep copy of plain data."""
+    if isinstance(value, dict):
+        return {name: clone(one) for name, one in value.items()}
+    return [clone(one) for one in value] if isinstance(value, list) else value
 
 
 class Stored:

@@ -9,14 +9,13 @@ Kubernetes API: the kinds' strategies (`pkg/registry`), the namespace and garbag
 from __future__ import annotations
 
 import base64
-import copy
 
 from samepath.lab.api_server import kinds as known
 from samepath.lab.api_server import status as st
 from samepath.lab.api_server.kinds import Kind
 from samepath.lab.api_server.objects import Objects, Options
 from samepath.lab.api_server.status import Json
-from samepath.lab.api_server.store import Key, Stored
+from samepath.lab.api_server.store import Key, Stored, clone
 
 
 class Strategies:
@@ -28,6 +27,14 @@ class Strategies:
         objects.registry.dependents = self._has_dependents
         self._owned: dict[str, set[tuple[tuple[str, str], Key]]] = {}
         """By the uid of an owner."""
+
+    def note_all(self) -> None:
+        """As after a restart, from what is stored."""
+        self._owned.clear()
+        for resource, collection in self._objects.store.all().items():
+            kind = self._objects.registry.of_resource(resource)
+            for thing in collection.objects.values():
+                self._note_owners(kind, None, thing)
 
     # -- Before -------------------------------------------------------------------------------
 
@@ -74,7 +81,7 @@ class Strategies:
 
     def _end_namespace(self, thing: Stored) -> None:
         name = thing.metadata["name"]
-        body = copy.deepcopy(thing.body)
+        body = clone(thing.body)
         body["status"] = {**body.get("status", {}), "phase": "Terminating"}
         self._objects.store.put(known.NAMESPACES.key, ("", name), body)
         for kind, key in self._contents(name):
@@ -95,7 +102,7 @@ class Strategies:
         found = self._objects.store.get(known.NAMESPACES.key, ("", name)) if name else None
         if found is None or "deletionTimestamp" not in found.metadata or self._contents(name):
             return
-        body = copy.deepcopy(found.body)
+        body = clone(found.body)
         body["spec"] = {}
         new = self._objects.store.put(known.NAMESPACES.key, ("", name), body)
         if not new.metadata.get("finalizers"):
