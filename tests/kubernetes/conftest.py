@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from samepath.lab.api_server import ApiServer
@@ -107,12 +108,25 @@ class Cluster:
         self.kubectl("delete", "--wait=false", "namespace", self.namespace)
 
 
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority's certificate, and one of 127.0.0.1 that it has signed."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.crt")
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    certificate.cert_chain_pems[0].write_to_path(folder / "tls.crt")
+    certificate.private_key_pem.write_to_path(folder / "tls.key")
+    return folder
+
+
 @pytest.fixture
-def api_server() -> Iterator[ApiServer]:
-    """Our own server, which is empty at first, in a thread of its own."""
+def api_server(tls: Path) -> Iterator[ApiServer]:
+    """Our own server, which is empty at first, in a thread of its own; with TLS, since clients do
+    not send a token without."""
     if REAL:
         pytest.skip("needs the knobs of our own API server")
-    with ApiServer().in_thread() as server:
+    with ApiServer(tls=tls).in_thread() as server:
         yield server
 
 

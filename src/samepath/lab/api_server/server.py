@@ -7,6 +7,8 @@ Knobs are plain methods and may be called from any thread; each has happened whe
 from __future__ import annotations
 
 import asyncio
+import base64
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -47,9 +49,16 @@ class ApiServer:
     """
 
     def __init__(
-        self, address: str = "127.0.0.1", port: int = 0, *, clock: Callable[[], float] = time.time
+        self,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        tls: Path | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`tls`: a folder with `ca.crt`, `tls.crt` and `tls.key`."""
         self.address = address
+        self._tls = tls
         self.port = port
         self.store = Store()
         self.registry = Registry()
@@ -64,7 +73,6 @@ class ApiServer:
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._admin_token = self.access.new_token(ADMIN)
         for name in NAMESPACES:
             self.objects.create(known.NAMESPACES, "", {"metadata": {"name": name}})
         self.objects.create(known.SERVICES, "default", KUBERNETES)
@@ -82,7 +90,13 @@ class ApiServer:
 
     async def _listen(self) -> None:
         assert self._runner is not None
-        site = web.TCPSite(self._runner, self.address, self.port, reuse_address=True)
+        context = None
+        if self._tls is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(self._tls / "tls.crt", self._tls / "tls.key")
+        site = web.TCPSite(
+            self._runner, self.address, self.port, reuse_address=True, ssl_context=context
+        )
         await site.start()
         self._site = site
         sockets = site._server.sockets  # type: ignore[union-attr]
@@ -126,25 +140,35 @@ class ApiServer:
     @property
     def url(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{host}:{self.port}"
 
-    def kubeconfig(self, path: Path, user: User | str = ADMIN, namespace: str = "default") -> Path:
-        """Writes one, with a token for this user."""
-        token = self._admin_token if user == ADMIN else self.token(user)
+    def kubeconfig(
+        self,
+        path: Path,
+        user: User | str = ADMIN,
+        *,
+        token: str | None = None,
+        namespace: str = "default",
+    ) -> Path:
+        """Writes one, with this token, or a new one for the user. Without TLS the administrator
+        has none: clients do not send one in the clear."""
+        if token is None and (self._tls is not None or user != ADMIN):
+            token = self.token(user)
+        cluster: Json = {"server": self.url}
+        if self._tls is not None:
+            authority = base64.b64encode((self._tls / "ca.crt").read_bytes()).decode()
+            cluster["certificate-authority-data"] = authority
+        context = {"cluster": "lab", "user": "lab", "namespace": namespace}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {"server": self.url}}],
-            "users": [{"name": "lab", "user": {"token": token}}],
-            "contexts": [
-                {
-                    "name": "lab",
-                    "context": {"cluster": "lab", "user": "lab", "namespace": namespace},
-                }
-            ],
+            "clusters": [{"name": "lab", "cluster": cluster}],
+            "users": [{"name": "lab", "user": {"token": token} if token else {}}],
+            "contexts": [{"name": "lab", "context": context}],
             "current-context": "lab",
         }
         path.write_text(yaml.safe_dump(config, sort_keys=False))
+        path.chmod(0o600)
         return path
 
     def token(self, user: User | str) -> str:
