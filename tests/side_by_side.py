@@ -1,4 +1,4 @@
-"""Which tests run beside which, when several run at once (`scripts/test.py`, `pytest -n 3`).
+"""Which tests run beside which, when several run at once (`scripts/test.py`, `pytest -n 4`).
 
 A test file is one piece of work, done by one worker in its order, so that what its tests share is
 made once. Files of long tests that share nothing are handed out test by test; folders whose tests
