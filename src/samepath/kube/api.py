@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -158,7 +158,7 @@ class Api:
         query: Mapping[str, str],
         *,
         limit: int = 500,
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """A list, page by page. ApiError 410 in the middle: it has taken too long, begin again."""
         asked = Asked("list", resource, namespace)
         terms = {**query, **({"limit": str(limit)} if limit else {})}
@@ -185,9 +185,9 @@ class Api:
         query: Mapping[str, str],
         *,
         silence_s: float,
-    ) -> AsyncIterator[Batch]:
-        """Lines of a watch, as many at a time as have arrived, until the server ends it. Raises
-        ApiError, and Unreachable after `silence_s` without a line."""
+    ) -> AsyncGenerator[Batch, None]:
+        """Lines of a watch, as many at a time as have arrived, until the server ends it; first of
+        all none. Raises ApiError, WireError, and `http.Silent` after `silence_s` without any."""
         asked = Asked("watch", resource, namespace)
         return self._http.lines(asked, {**query, "watch": "true"}, pause_s=silence_s)
 

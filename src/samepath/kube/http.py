@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,6 +38,10 @@ RETRY_MOST_S = 10.0
 """A longer `Retry-After` is the caller's to wait for."""
 KEEPALIVE_S = 20
 """A connection that is silent for so long is probed, every 10 s; after 3 probes it is lost."""
+
+
+class Silent(Exception):
+    """A watch that was open has brought nothing for too long."""
 
 
 class Http:
@@ -71,15 +75,23 @@ class Http:
 
     async def lines(
         self, asked: Asked, query: Mapping[str, str], *, pause_s: float
-    ) -> AsyncIterator[list[bytes]]:
-        """The answer's lines, as many at a time as have arrived, until it ends. Raises ApiError,
-        and Unreachable after `pause_s` without a line."""
+    ) -> AsyncGenerator[list[bytes], None]:
+        """The answer's lines, as many at a time as have arrived, until it ends; first of all an
+        empty list: the server has begun to answer. Raises ApiError, WireError, and `Silent`."""
         async with self._response("GET", asked, query, pause_s=pause_s) as response:
+            yield []
             lines = Lines()
-            with _words(asked):
-                async for chunk in response.content.iter_any():
-                    if found := lines.feed(chunk):
-                        yield found
+            chunks = response.content.iter_any()
+            while True:
+                with _words(asked):
+                    try:
+                        chunk = await anext(chunks)
+                    except StopAsyncIteration:
+                        return
+                    except TimeoutError as error:
+                        raise Silent from error
+                if found := lines.feed(chunk):
+                    yield found
 
     @asynccontextmanager
     async def _response(
