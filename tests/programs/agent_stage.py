@@ -135,10 +135,10 @@ class Stage:
         self.closing.callback(made.stop)
         return made
 
-    # agents: one configuration file for all of them
+    # agents
 
-    def configure(self, **config: Any) -> None:
-        path = self.folder / "agent.yaml"
+    def configure(self, node: str = "n1", **config: Any) -> None:
+        path = self.folder / f"agent-{node}.yaml"
         other = path.with_suffix(".new")
         other.write_text(yaml.safe_dump(config))
         other.rename(path)
@@ -157,7 +157,7 @@ class Stage:
         words = [node, f"10.83.0.{10 + int(node[1:])}"] if with_ip else [node]
         with open(self.folder / f"{node}.log", "ab") as log:
             self.agents[node] = self.nodes[node].popen(
-                sys.executable, "-c", code, str(self.folder / "agent.yaml"),
+                sys.executable, "-c", code, str(self.folder / f"agent-{node}.yaml"),
                 str(self.run_dir(node)), *words, stderr=log,
             )  # fmt: skip
         until(lambda: self.status(node) is not None, 20)

@@ -236,6 +236,7 @@ def test_one_file_for_two_nodes_with_made_router_ids(stage: FolderStage) -> None
     one = stage.router(1)
     stage.put(node("n2"))
     stage.serve(bgp_peer("gw1"), bgp_peer("other", "10.83.0.2", routerID="1.2.3.4"))
+    (stage.folder / "agent-n2.yaml").write_text((stage.folder / "agent-n1.yaml").read_text())
     stage.start("n2", with_ip=False)
     until(lambda: one.is_up("10.83.0.11") and one.is_up("10.83.0.12"))
     ids = {one.peer(f"10.83.0.{11 + i}")["router_id"] for i in range(2)}
