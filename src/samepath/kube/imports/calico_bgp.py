@@ -243,13 +243,14 @@ def _services(theirs: Theirs, given: Data, imported: Imported) -> None:
             imported.say(title, f"spec.{key}", Fate.TO_DO, line + more)
 
 
-def _cidrs(theirs: Theirs, given: Data, key: str) -> list[Any]:
-    return [one.get("cidr") for one in mappings_of(theirs, f"spec.{key}", given.pop(key, []))]
+def _cidrs(theirs: Theirs, given: Data, key: str) -> list[str]:
+    listed = mappings_of(theirs, f"spec.{key}", given.pop(key, []))
+    return [str(one.get("cidr")) for one in listed]
 
 
-def _prefix_communities(theirs: Theirs, given: Data) -> dict[Any, list[Any]]:
+def _prefix_communities(theirs: Theirs, given: Data) -> dict[str, list[Any]]:
     path = "spec.prefixAdvertisements"
-    told: dict[Any, list[Any]] = {}
+    told: dict[str, list[Any]] = {}
     for one in mappings_of(theirs, path, given.pop("prefixAdvertisements", [])):
         communities = one.get("communities")
         if not says_nothing(communities) and isinstance(communities, list):
