@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from samepath.model.cluster import (
@@ -282,6 +282,7 @@ addresses = st.integers(0, 63)
 
 
 @given(st.lists(st.tuples(addresses, addresses, st.sampled_from("ab")), max_size=6), addresses)
+@example([(0, 63, "a"), (5, 6, "b")], 10)
 def test_an_address_is_in_a_pool_that_contains_it(
     ranges: list[tuple[int, int, str]], wanted: int
 ) -> None:

@@ -136,6 +136,8 @@ def test_what_cannot_be_a_neighbour_says_why_and_disturbs_no_other(why: WhyNot) 
 
 
 def test_a_password_of_two_lines_is_none() -> None:
+    empty = planned(peer(password_secret="bgp"), secret(NAMESPACE, ""))
+    assert whys(empty) == {"gw1": WhyNot.NO_SECRET}
     assert whys(planned(peer(password="a\nb"))) == {"gw1": WhyNot.BAD_PASSWORD}
 
 
