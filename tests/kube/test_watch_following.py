@@ -187,8 +187,8 @@ def test_in_the_end_we_know_what_the_server_knows(deeds: list[Any]) -> None:
         if t["value"] not in ("bad", "other")
     }
     bad = {name for name, t in server.objects.items() if t["value"] == "bad"}
-    assert {key[1]: row.thing for key, row in client.rows.items() if not row.error} == good
-    assert {key[1] for key, row in client.rows.items() if row.error} == bad
+    assert {key[1]: t for key, t in client.rows.items() if key not in client.refused} == good
+    assert {key[1] for key in client.refused} == bad
 
 
 @settings(max_examples=200, deadline=None)
@@ -226,11 +226,10 @@ def test_the_last_good_one_stands_and_the_bad_one_is_named() -> None:
     client = following()
     listed(client, thing("a", "1", 3))
     client.take_lines([event("MODIFIED", thing("a", "bad", 6))])
-    row = client.rows["", "a"]
-    assert row.thing == Namespace(name="a", labels={"value": "1"})
-    assert row.error == "Thing a: value: is bad"
+    assert client.rows["", "a"] == Namespace(name="a", labels={"value": "1"})
+    assert client.refused["", "a"] == "Thing a: value: is bad"
     client.take_lines([event("DELETED", thing("a", "bad", 7))])
-    assert client.rows == {}
+    assert (client.rows, client.refused) == ({}, {})
 
 
 def test_bookmarks_move_the_version() -> None:

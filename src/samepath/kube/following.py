@@ -111,23 +111,8 @@ class Step:
     """Of a watch: when the server is to end it."""
 
 
-@dataclass(slots=True)
-class Row:
-    thing: Object | None
-    """The last good one."""
-    error: str = ""
-    """Why a newer one is refused."""
-
-    @property
-    def is_kept(self) -> bool:
-        return self.thing is not None or bool(self.error)
-
-
-_NOTHING = Row(None)
-
-
 class Change(NamedTuple):
-    """Both None, or both the same: only the refusal has changed."""
+    """Of one object; both None for one that was refused, or of no use, before and after."""
 
     old: Object | None
     new: Object | None
@@ -137,7 +122,10 @@ class Following:
     """One resource. `chance()` is random, 0 to 1."""
 
     def __init__(self, read: Read, chance: Callable[[], float], *, optional: bool = False) -> None:
-        self.rows: dict[Key, Row] = {}
+        self.rows: dict[Key, Object] = {}
+        """The last good ones."""
+        self.refused: dict[Key, str] = {}
+        """Why a newer one, or the only one, was not taken."""
         self.in_sync = False
         """Listed once, or known not to be there."""
         self.is_missing = False
@@ -155,7 +143,8 @@ class Following:
         self._fresh = False
         self._failures = 0
         self._wait_s = 0.0
-        self._listed: dict[Key, Row] = {}
+        self._listed: dict[Key, Object] = {}
+        self._listed_refused: dict[Key, str] = {}
 
     # what to do
 
@@ -167,7 +156,7 @@ class Following:
             return Step(Doing.WATCH, self._version, wait_s, timeout_s)
         if self._doing is Doing.PROBE:
             return Step(Doing.PROBE, self._version, wait_s)
-        self._listed = {}
+        self._listed, self._listed_refused = {}, {}
         return Step(Doing.LIST, "" if self._fresh else self._version or "0", wait_s)
 
     # a list
@@ -176,22 +165,20 @@ class Following:
         """Some of a list; may run in a thread. Raises WireError."""
         for raw in items:
             about = decode_head(raw)
-            row = self._row(raw, about)
-            if row.is_kept:
-                self._listed[_key(about)] = row
+            self._put(raw, about, self._listed, self._listed_refused)
 
     def listed(self, version: str) -> list[Change]:
         """That was all of it. What has changed, also what was missed. Raises WireError."""
         if not version:
             raise WireError("a list without a resource version")
         former, self.rows, self._listed = self.rows, self._listed, {}
+        self.refused, self._listed_refused = self._listed_refused, {}
         self._version, self._fresh = version, False
         self._doing = Doing.WATCH
         self.in_sync, self.is_missing, self.trouble = True, False, ""
         self.lists += 1
-        changes = [Change(row.thing, None) for key, row in former.items() if key not in self.rows]
-        for key, row in self.rows.items():
-            changes.append(Change(former.get(key, _NOTHING).thing, row.thing))
+        changes = [Change(gone, None) for key, gone in former.items() if key not in self.rows]
+        changes += [Change(former.get(key), thing) for key, thing in self.rows.items()]
         return changes
 
     def probed(self) -> None:
@@ -224,16 +211,13 @@ class Following:
         about = decode_head(event.object)
         if not about.resource_version:
             raise WireError(f"{event.type} without a resource version")
+        key = _key(about) if event.type != "BOOKMARK" else ("", "")
         if event.type in ("ADDED", "MODIFIED"):
-            key = _key(about)
-            row = self._row(event.object, about)
-            former = self.rows.pop(key, _NOTHING)
-            if row.is_kept:
-                self.rows[key] = row
-            changes.append(Change(former.thing, row.thing))
+            old = self.rows.get(key)
+            changes.append(Change(old, self._put(event.object, about, self.rows, self.refused)))
         elif event.type == "DELETED":
-            former = self.rows.pop(_key(about), _NOTHING)
-            changes.append(Change(former.thing, None))
+            self.refused.pop(key, None)
+            changes.append(Change(self.rows.pop(key, None), None))
         elif event.type != "BOOKMARK":
             raise WireError(f"an event of type {event.type[:40]!r}")
         self._version = about.resource_version
@@ -294,11 +278,22 @@ class Following:
     def _jittered(self, seconds: float) -> float:
         return seconds * (0.5 + self._chance() / 2)
 
-    def _row(self, raw: msgspec.Raw, about: ObjectMeta) -> Row:
+    def _put(
+        self, raw: msgspec.Raw, about: ObjectMeta, rows: dict[Key, Object], refused: dict[Key, str]
+    ) -> Object | None:
+        """What stands for this object now."""
+        key = _key(about)
         try:
-            return Row(self._read(raw, about))
+            thing = self._read(raw, about)
+            refused.pop(key, None)
         except DocumentError as error:
-            return Row(self.rows.get(_key(about), _NOTHING).thing, str(error))
+            thing = self.rows.get(key)
+            refused[key] = str(error)
+        if thing is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = thing
+        return thing
 
 
 class Broken(Exception):

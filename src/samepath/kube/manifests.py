@@ -32,11 +32,11 @@ from dataclasses import dataclass, field
 
 from samepath.kube.inotify import Changes, Inotify
 from samepath.kube.objects import object_key, parse_objects
+from samepath.kube.pools import overlaps
+from samepath.kube.said import Said
 from samepath.kube.source import Refusal
 from samepath.model.cluster import IPPool, Object
 from samepath.model.documents import SIZE_LIMIT, DocumentError, parse
-from samepath.model.net import prefix_text
-from samepath.plan.blocks import overlapping
 
 SUFFIXES = (".yaml", ".yml", ".json")
 FILE_LIMIT = 20_000
@@ -88,7 +88,7 @@ class Manifests:
         self._wake = wake
         self._files: dict[str, _File] = {}
         self._identity: tuple[int, int] | None = None
-        self._said: set[str] = set()
+        self._said = Said(log, "manifest")
         self._look_at = 0.0
 
     async def run(self) -> None:
@@ -104,7 +104,8 @@ class Manifests:
                 # In a thread: a first reading of thousands of files must not hold up a session.
                 wait_s, changed = await asyncio.to_thread(self._pass, notify, changes)
                 if changed:
-                    self._say()
+                    trouble = [self.trouble] if self.trouble else []
+                    self._said.say([*(r.text for r in self.refusals), *trouble])
                     self._wake()
                 try:
                     async with asyncio.timeout(wait_s):
@@ -261,10 +262,8 @@ class Manifests:
                 elif known.missing_since is None:
                     text = f"{name}:{found.line}: {key} stands in {owners[key]}, too"
                     refusals.append(Refusal(name, text))
-        pools = {t.name: t for t in objects.values() if isinstance(t, IPPool)}
-        for refused, other in overlapping(pools.values()).items():
-            key, standing = object_key(pools[refused]), object_key(pools[other])
-            name, cidr = owners[key], prefix_text(pools[other].family, pools[other].cidr)
+        for key, standing, cidr in overlaps(t for t in objects.values() if isinstance(t, IPPool)):
+            name = owners[key]
             line = self._files[name].objects[key].line
             text = f"{name}:{line}: {key} overlaps {standing} ({cidr}) in {owners[standing]}"
             refusals.append(Refusal(name, text))
@@ -272,15 +271,6 @@ class Manifests:
         if objects != self.objects:
             self.objects = objects
         self.refusals = tuple(refusals)
-
-    def _say(self) -> None:
-        """Log what is newly wrong, once."""
-        wrong = {r.text for r in self.refusals} | ({self.trouble} if self.trouble else set())
-        for text in sorted(wrong - self._said):
-            log.warning("manifest refused: %s", text)
-        for text in sorted(self._said - wrong):
-            log.info("manifest in order again: %s", text)
-        self._said = wrong
 
 
 def _stamp(about: os.stat_result) -> tuple[int, ...]:
