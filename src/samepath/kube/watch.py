@@ -21,6 +21,7 @@ from samepath.kube.following import Broken, Change, Doing, Following, Step
 from samepath.kube.http import Silent
 from samepath.kube.resources import Resource
 from samepath.kube.wire import WireError
+from samepath.model.cluster import Object
 
 SILENCE_S = 150.0
 """Servers send a bookmark about once a minute. After so long without a word we ask whether the
@@ -40,6 +41,8 @@ class Wanted:
     """None: all."""
     label_selector: str = ""
     field_selector: str = ""
+    only_for: Callable[[Object], bool] | None = None
+    """Followed only for the sake of such objects of the other resources, if there is one."""
 
     @property
     def query(self) -> dict[str, str]:
