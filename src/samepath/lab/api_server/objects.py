@@ -52,6 +52,8 @@ class Options:
     field_validation: str = "Warn"
     field_manager: str = ""
     force: bool = False
+    applied: bool = False
+    """By server-side apply, which has noted who owns what."""
     is_internal: bool = False
     """From the server itself, or from an object of the store."""
     warnings: list[str] = field(default_factory=list)

@@ -83,7 +83,7 @@ class ApiServer:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._runner = web.AppRunner(
-            self.serving.app, access_log=None, shutdown_timeout=STOP_S, handler_cancellation=True
+            self.serving.app(), access_log=None, shutdown_timeout=STOP_S, handler_cancellation=True
         )
         await self._runner.setup()
         await self._listen()
