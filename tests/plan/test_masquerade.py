@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from samepath.model.cluster import Cluster, IPPool, Node, make_cluster
 from samepath.model.config import Advertise
-from samepath.model.net import parse_prefix
+from samepath.model.net import parse_address, parse_prefix
 from samepath.plan.masquerade import alone, elements
 from samepath.plan.proxy import build, cluster_prefixes
 from samepath.plan.ruleset import change_text, full_text
@@ -45,13 +45,25 @@ def test_the_tables_that_there_are() -> None:
     text = full_text(only)
     assert "chain outgoing" in text
     assert "natted4 { type ipv4_addr; flags interval; elements = { 10.244.0.0/16" in text
-    assert "services4" not in text
+    assert "vmap" not in text
     assert change_text(services, only) is None
     assert change_text(only, services) is None
     assert len({services.digest, only.digest, alone(cluster("plain"), []).digest}) == 3
     # Without the flag the chain stands all the same: flows that were translated still need it.
     assert alone(cluster("plain"), []).digest
     assert alone(make_cluster([Node("n1")]), ["10.0.0.0/8"]).digest == ""
+
+
+def test_beside_another_proxy_services_are_not_forwarded() -> None:
+    vips = [parse_address("203.0.113.10"), parse_address("2001:db8:113::10")]
+    found = alone(cluster("plain"), [], vips)
+    text = full_text(found)
+    assert "set services4 { type ipv4_addr; elements = { 203.0.113.10 }; }" in text
+    assert "set services6 { type ipv6_addr; elements = { 2001:db8:113::10 }; }" in text
+    assert "dnat" not in text
+    assert found.digest != alone(cluster("plain"), []).digest
+    assert alone(make_cluster([Node("n1")]), [], vips).digest
+    assert found.digest == alone(cluster("plain"), [], vips[::-1]).digest
 
 
 def test_a_changed_pool_is_another_table() -> None:

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from samepath.model.cluster import Cluster
-from samepath.model.net import prefix_text
-from samepath.plan.ruleset import OUTGOING, Elements, Ruleset, intervals
+from samepath.model.net import Address, address_text, prefix_text
+from samepath.plan.ruleset import GUARD, OUTGOING, Elements, Ruleset, intervals
 
 
 def elements(cluster: Cluster, cluster_cidrs: Iterable[str]) -> Elements:
@@ -32,11 +32,18 @@ def elements(cluster: Cluster, cluster_cidrs: Iterable[str]) -> Elements:
     return {**intervals("natted", natted), **intervals("allpods", everywhere)}
 
 
-def alone(cluster: Cluster, cluster_cidrs: Iterable[str]) -> Ruleset:
-    """Our table where the services' rules are somebody else's; no table without pools."""
-    if not cluster.pools:
+def alone(
+    cluster: Cluster, cluster_cidrs: Iterable[str], services: Iterable[Address] = ()
+) -> Ruleset:
+    """Our table where the services' rules are somebody else's; none without pools and services.
+    `services`: the addresses that are advertised, which this node never forwards as they are."""
+    texts = {4: set[str](), 6: set[str]()}
+    for address in services:
+        texts[4 if len(address) == 4 else 6].add(address_text(address))
+    guarded = {f"services{n}": dict.fromkeys(sorted(found), "") for n, found in texts.items()}
+    if not cluster.pools and not any(texts.values()):
         return Ruleset(services=False)
-    found = elements(cluster, cluster_cidrs)
-    digest = blake2b(OUTGOING.encode(), digest_size=10)
+    found = {**elements(cluster, cluster_cidrs), **guarded}
+    digest = blake2b((GUARD + OUTGOING).encode(), digest_size=10)
     digest.update(repr(sorted((n, *sorted(v)) for n, v in found.items())).encode())
     return Ruleset(networks=found, digest=digest.hexdigest(), services=False)

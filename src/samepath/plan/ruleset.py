@@ -191,6 +191,21 @@ CPUs that pick the lowest free one at once would pick the same, and a packet wou
 conntrack calls invalid it does not translate: outside, it would be answered with a reset."""
 
 
+GUARD = """
+  chain unwanted {
+    ct state invalid drop
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx port-unreachable
+  }
+  chain forward {
+    type filter hook forward priority filter - 10; policy accept;
+    ip daddr @services4 goto unwanted
+    ip6 daddr @services6 goto unwanted
+  }
+"""
+"""Where somebody else translates what is for a service: what is left untranslated would be sent
+back where it came from, and come again."""
+
 Elements = Mapping[str, Mapping[str, str]]
 """Of each set and map: key -> value as nft writes it; empty for a set."""
 Item = tuple[str, str, str]
@@ -255,7 +270,7 @@ class Ruleset:
     digest: str = ""
     """Empty: no table is wanted."""
     services: bool = True
-    """False: the table holds `OUTGOING` alone."""
+    """False: the table holds `OUTGOING` and `GUARD` alone."""
 
     def items(self, claim: Claim) -> tuple[Item, ...]:
         """What the owner of the claim puts into the table for it."""
@@ -321,11 +336,12 @@ def full_text(ruleset: Ruleset, clients: Elements | None = None) -> str:
     found = {**ruleset.elements, **(clients or {})}
     lines = [f"table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n"]
     lines.append(f"  set digest {{ type mark; comment {_quoted(ruleset.digest)}; }}\n")
-    for name, kind in {**(SETS if ruleset.services else {}), **OUTGOING_SETS}.items():
+    sets = SETS if ruleset.services else {n: SETS[n] for n in ("services4", "services6")}
+    for name, kind in {**sets, **OUTGOING_SETS}.items():
         lines.append(f"  set {name} {{ {kind}; {_block(found, name)}}}\n")
     if ruleset.services:
         lines.extend(_services(ruleset, found))
-    return "".join((*lines, OUTGOING, "}\n"))
+    return "".join((*lines, "" if ruleset.services else GUARD, OUTGOING, "}\n"))
 
 
 def _services(ruleset: Ruleset, found: Elements) -> Iterator[str]:

@@ -152,6 +152,12 @@ def service_addresses(service: Service, advertise: Advertise) -> Iterable[tuple[
         yield from ((a, Reach.LOAD_BALANCER) for a in service.load_balancer_ips)
 
 
+def advertised(cluster: Cluster, advertise: Advertise) -> frozenset[Address]:
+    """All addresses that could be."""
+    services = cluster.services.values()
+    return frozenset(a for s in services for a, _ in service_addresses(s, advertise))
+
+
 def _row(view: View, service: Service, address: Address, reach: Reach) -> Row:
     local = service.internal_local if reach is Reach.CLUSTER else service.external_local
     why, weight = why_endpoints(view.cluster, service, address, view.node, local_only=local)

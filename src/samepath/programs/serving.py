@@ -29,7 +29,7 @@ from samepath.plan import advertising, flows, masquerade, proxy
 from samepath.plan.drains import Drains
 from samepath.plan.health_checks import Check, checks
 from samepath.plan.ruleset import Ruleset
-from samepath.plan.services import Offer, Row, View, draining, offers, rows
+from samepath.plan.services import Offer, Row, View, advertised, draining, offers, rows
 from samepath.programs.health_checks import HealthChecks
 
 log = logging.getLogger("samepath.agent")
@@ -98,7 +98,9 @@ class Serving:
         config = world.config
         cidrs = config.cluster_cidrs or proxy.cluster_prefixes(world.cluster)
         if config.service_proxy == "none":
-            self.in_place, self.ruleset = None, masquerade.alone(world.cluster, cidrs)
+            addresses = advertised(world.cluster, config.advertise) - world.taken
+            self.in_place = None
+            self.ruleset = masquerade.alone(world.cluster, cidrs, addresses)
             self._checks, self.health.conflicts = {}, ()
         else:
             self.in_place = frozenset() if self.in_place is None else self.in_place
