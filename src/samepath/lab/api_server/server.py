@@ -11,10 +11,10 @@ import base64
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from aiohttp import web
@@ -257,6 +257,29 @@ class ApiServer:
         """How many are open."""
         return self.gate.watches
 
+    @property
+    def requests(self) -> int:
+        """How many there were."""
+        return self.gate.requests
+
+    def bookmarks_every(self, seconds: float) -> None:
+        """For watches that begin from now on."""
+        self.serving.reading.bookmark_s = seconds
+
+    def initial_events(self, how: Literal["served", "forbidden", "old-etcd"]) -> None:
+        """What becomes of watches with `sendInitialEvents`."""
+        self.serving.reading.initial_events = how
+
+    @contextmanager
+    def listening(self) -> Iterator[Sequence[str]]:
+        """Method and path of each request from now on."""
+        self.gate.log.clear()
+        self.gate.is_logging = True
+        try:
+            yield self.gate.log
+        finally:
+            self.gate.is_logging = False
+
     def compact(self) -> None:
         """Old versions expire: watches and pages from before now get 410."""
         self._here(self.store.compact)
@@ -278,14 +301,11 @@ class ApiServer:
 
     def refuse(self) -> None:
         """As if the process were gone: connections break, new ones are refused."""
-        self._run(self._gone)
+        self._run(self.stop)
 
     def accept(self) -> None:
         """After `refuse`, on the same port."""
         self._run(self.start)
-
-    async def _gone(self) -> None:
-        await self.stop()
 
     def snapshot(self) -> Snapshot:
         return self._here(self.store.snapshot)
@@ -293,17 +313,20 @@ class ApiServer:
     def restart(self, snapshot: Snapshot | None = None) -> None:
         """With the same objects, or with those (and the version) of an earlier `snapshot`, as after
         a backup was restored."""
+        self._run(lambda: self.come_back(snapshot))
 
-        async def again() -> None:
-            state = snapshot or self.store.snapshot()
-            await self.stop()
-            self.store.restore(state)
-            self._definitions.serve_all()
-            self._services.count_again()
-            self._strategies.note_all()
-            await self.start()
+    async def come_back(self, snapshot: Snapshot | None = None) -> None:
+        """`restart`, for who is in the server's own event loop."""
+        await self.stop()
+        self.restore(snapshot or self.store.snapshot())
+        await self.start()
 
-        self._run(again)
+    def restore(self, snapshot: Snapshot) -> None:
+        """While it does not run."""
+        self.store.restore(snapshot)
+        self._definitions.serve_all()
+        self._services.count_again()
+        self._strategies.note_all()
 
     def fault(
         self,
