@@ -112,7 +112,7 @@ class Server:
                 if cut is not None:
                     raise Unreachable(0, "", "connection lost")
                 client.take_lines([event("BOOKMARK", thing("", "", self.version))])
-                client.ended(300.0)
+                client.ended(600.0)
 
 
 def drive(server: Server, client: Following, how: str) -> Step:
@@ -236,7 +236,7 @@ def test_bookmarks_move_the_version() -> None:
     client = following()
     listed(client)
     client.take_lines([event("BOOKMARK", thing("", "", 77))])
-    client.ended(300.0)
+    client.ended(600.0)
     step = client.next_step()
     assert (step.doing, step.version, step.wait_s) == (Doing.WATCH, "77", 0.0)
     assert 300 <= step.timeout_s <= 600
@@ -247,6 +247,18 @@ def test_the_first_list_is_from_the_cache_and_one_after_a_restore_from_etcd() ->
     assert client.next_step().version == "0"
     client.failed(ApiError(504, "Timeout", "Too large resource version"))
     assert client.next_step().version == ""
+
+
+def test_a_watch_that_ended_early_is_resumed_only_after_a_probe() -> None:
+    client = following()
+    listed(client)
+    assert client.next_step().timeout_s == 450
+    client.ended(400.0)
+    assert client.next_step().doing is Doing.PROBE
+    client.probed()
+    client.next_step()
+    client.ended(450.2)
+    assert client.next_step().doing is Doing.WATCH
 
 
 def test_a_watch_that_was_lost_is_resumed_only_after_a_probe() -> None:

@@ -4,16 +4,16 @@
 or how the attempt ended. Out come `Change`s, and rows that equal the server's objects once the
 server has said all.
 
-    LIST ──listed──► WATCH ──ended──► WATCH from the last version that was seen
+    LIST ──listed──► WATCH ──ended on time──► WATCH from the last version that was seen
       ▲                │ │
-      │   410, ERROR   │ └─lost, silent, 5xx──► PROBE ──answered──► WATCH
-      └────────────────┴────────410, 504──────────┘
+      │   410, ERROR   │ └─ended early, lost, silent, 5xx──► PROBE ──answered──► WATCH
+      └────────────────┴────────────410, 504───────────────────┘
 
 - The first list is what the server has in its cache (`resourceVersion=0`), as kube-proxy's is: a
   thousand agents that start at once must not all read etcd. Later lists are not older than what we
   have seen, and differ from it by what was missed: deletes, too.
 - A server that was restored from an old backup would take a watch from a version that it has not
-  reached yet, and be silent until it has. So before a watch is resumed that did not end by itself
+  reached yet, and be silent until it has. So before a watch is resumed that did not end on time
   the server is asked for one object of that version or a later one: an answer, or 504.
 - `sendInitialEvents` is not used: an etcd that is too old makes of it an error in mid-watch, and a
   list costs us no more.
@@ -49,6 +49,8 @@ LIVED_S = 10.0
 """A watch that has lived for so long was a success, however it ended."""
 LIST_AFTER = 5
 """So many failures in a row: perhaps the version is at fault, so the list is read again."""
+EARLY_S = 10.0
+"""A watch that ends by so much before its time has not ended because it was time."""
 WATCH_S = (300.0, 600.0)
 """We ask the server to end a watch after so long, between these: not all at once."""
 
@@ -143,6 +145,8 @@ class Following:
         self._fresh = False
         self._failures = 0
         self._wait_s = 0.0
+        self._timeout_s = 0
+        """Of the watch that was begun last."""
         self._listed: dict[Key, Object] = {}
         self._listed_refused: dict[Key, str] = {}
 
@@ -152,8 +156,8 @@ class Following:
         wait_s, self._wait_s = self._wait_s, 0.0
         if self._doing is Doing.WATCH:
             least, most = WATCH_S
-            timeout_s = int(least + (most - least) * self._chance())
-            return Step(Doing.WATCH, self._version, wait_s, timeout_s)
+            self._timeout_s = int(least + (most - least) * self._chance())
+            return Step(Doing.WATCH, self._version, wait_s, self._timeout_s)
         if self._doing is Doing.PROBE:
             return Step(Doing.PROBE, self._version, wait_s)
         self._listed, self._listed_refused = {}, {}
@@ -223,8 +227,10 @@ class Following:
         self._version = about.resource_version
 
     def ended(self, lived_s: float) -> None:
-        """The server has ended the watch in peace."""
-        self._doing = Doing.WATCH
+        """The server has ended the watch in peace: because it was time, or because it stops; then
+        it may come back as another."""
+        on_time = lived_s >= self._timeout_s - EARLY_S
+        self._doing = Doing.WATCH if on_time else Doing.PROBE
         self._count(lived_s, failed=False)
         self._wait_s = self._pause()
 
