@@ -182,6 +182,8 @@ def configuration(theirs: Theirs, defaults: Defaults, imported: Imported) -> Non
         why = f"of the node {node} alone: its own agent.yaml says it"
         for key in given:
             imported.say(title, f"spec.{key}", Fate.TO_DO, why)
+        if not given:
+            imported.say(title, "", Fate.SKIPPED, "it says nothing")
         return
     if given.pop("asNumber", None) is not None:
         imported.say(title, "spec.asNumber", Fate.TO_DO, f"agent.yaml: `as: {defaults.asn}`")
