@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from samepath.lab.netns import Namespace
 from samepath.model.net import parse_address
@@ -19,6 +20,10 @@ from tests.side_by_side import (  # noqa: F401
     pytest_collection_modifyitems,
     pytest_xdist_make_scheduler,
 )
+
+# How long an example takes says something about the machine, and nothing about us.
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 _numbers = itertools.count()
 
