@@ -13,10 +13,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from samepath.kube.specs import Count, Name, Spec
+from samepath.kube.specs import AddressText, Count, Name, Spec
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Sentence = Annotated[str, Meta(max_length=1024)]
+Called = Annotated[str, Meta(min_length=1, max_length=253)]
+"""The name of a BGPPeer, or a neighbour's address."""
 Amount = Annotated[Count, Meta(le=9223372036854775807)]
 """As many as an int64 holds, or more."""
 
@@ -42,15 +44,15 @@ class ServiceBGPStatusStatus(Spec, frozen=True, kw_only=True):
     node: Name | None = None
     service_name: Name | None = None
     service_namespace: Name | None = None
-    peers: Annotated[list[Name], Meta(max_length=1024)] | None = None
+    peers: Annotated[list[Called], Meta(max_length=1024)] | None = None
     state: Literal["active", "draining"] | None = None
     reason: Sentence | None = None
-    addresses: Annotated[list[Name], Meta(max_length=256)] | None = None
+    addresses: Annotated[list[AddressText], Meta(max_length=256)] | None = None
 
 
 class BGPSessionStateStatus(Spec, frozen=True, kw_only=True):
     node: Name | None = None
-    peer: Name | None = None
+    peer: AddressText | None = None
     bgp_status: Sentence | None = None
     bfd_status: Sentence | None = None
     local_asn: Count | None = field(name="localASN", default=None)

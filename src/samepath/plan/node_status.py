@@ -174,7 +174,8 @@ def _is_local(service: Service, row: Row) -> bool:
 def _service(view: View, service: Service, rows: list[Row]) -> tuple[Key, Wanted]:
     active = [row for row in rows if row.why.state is State.ACTIVE]
     telling = (active or rows)[0]
-    addresses = sorted({row.address for row in rows if row.address is not None})
+    known = {row.address for row in rows if row.address is not None}
+    addresses = sorted(known, key=lambda a: (len(a), a))
     peers = sorted({name for address in addresses for name in view.told.get(address, ())})
     status: Json = {
         "node": view.node,

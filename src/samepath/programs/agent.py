@@ -46,6 +46,7 @@ from samepath.programs.sources import make_source
 from samepath.programs.stopping import Stopping
 
 if TYPE_CHECKING:
+    from samepath.programs.node_telling import Telling
     from samepath.programs.pods import Pods
 
 log = logging.getLogger("samepath.agent")
@@ -85,6 +86,8 @@ class Agent:
         self.pods: Pods | None = None
         self.block_rows: Callable[[], list[dict[str, Any]]] | None = None
         """Blocks with their owners and use, for `status`; likewise."""
+        self.telling: Telling | None = None
+        """What is told of our node, where there is an API server to tell."""
 
         self.objects: Mapping[str, Object] = {}
         self.cluster = Cluster()
@@ -119,7 +122,7 @@ class Agent:
         monitor, rules_monitor = self.kernel.monitor(ignore_links=POD_LINK), RulesMonitor()
         loop.add_reader(monitor.fileno(), self._on_kernel, monitor)
         loop.add_reader(rules_monitor.fileno(), self._on_rules, rules_monitor)
-        pods = self._make_pods()
+        pods = [*self._make_pods(), *self._make_telling()]
         server = await control.serve(
             self.config.run_dir,
             "agent",
@@ -177,6 +180,14 @@ class Agent:
         )
         self.claimed, self.block_rows = self.pods.blocks, self.pods.block_rows
         return [asyncio.create_task(self.pods.run())]
+
+    def _make_telling(self) -> list[asyncio.Task[None]]:
+        if self.config.kubernetes is None:
+            return []
+        from samepath.programs.node_telling import Telling
+
+        self.telling = Telling(self)
+        return [asyncio.create_task(self.telling.run())]
 
     def _pods(self) -> Pods:
         if self.pods is None:
@@ -310,6 +321,8 @@ class Agent:
         await self.routing.work(known=self.known)
         if self.known:
             self._offer()
+        if self.telling is not None:
+            self.telling.look()
 
     def _follow(self) -> None:
         """Which Nodes are our neighbours, and which blocks are ours."""
@@ -323,6 +336,7 @@ class Agent:
         names = self.routing.told_of_services
         if names != self.neighbors:
             self.neighbors, self.services_dirty = names, True
+            self.kernel_touched = True  # no service may have a neighbour's address
 
     def _read_back(self) -> None:
         """Somebody may have changed the kernel, or it has forgotten."""

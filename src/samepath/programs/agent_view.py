@@ -59,6 +59,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "blocks": _blocks(agent),
         "services": _services(agent, now),
         "pods": agent.pods.view() if agent.pods is not None else None,
+        "told_states": agent.telling.status.view() if agent.telling is not None else None,
         "rules": await _rules(agent),
         "health_checks": agent.serving.health.view(),
         "routes": _routes(agent),

@@ -1,7 +1,7 @@
 """The agent tells the cluster of its node: sessions, services, readiness. Only with `kubernetes`.
 
-`node_observation` makes of the agent what is to be told, `NodeStatus` brings it to the API server,
-one write at a time and never more than `plan.status_writes` allows. Whatever goes wrong here costs
+`node_telling` makes of the agent what is to be told, `NodeStatus` brings it to the API server, one
+write at a time and never more than `plan.status_writes` allows. Whatever goes wrong here costs
 nobody anything: the agent goes on, what is not written is written later, and what was refused is
 said once, here in the log and in `samepath status`.
 

@@ -1,8 +1,11 @@
-"""What an agent is and has, as what is to be told of its node. Called after each of its passes.
+"""What an agent is and has, as what is to be told of its node. Made by an agent with `kubernetes`.
 
-`Observation(agent).look()` gives `plan.node_status.Desired` when something may have changed, at
-most once a second. A session that is down has been so since we saw it first; times of day are those
-of the start plus what has passed since, so that no clock that is set makes anything look new.
+`look`, after each pass, gives `plan.node_status.Desired` to `programs.node_status` when something
+may have changed, at most once a second; nothing is said before all is known. A session that is down
+has been so since we saw it first. Times of day are that of the start plus what has passed since: no
+clock that is set makes anything look new.
+
+Another API server, or another rate, takes a restart.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from samepath.kube.api import Api
 from samepath.model.net import Address
 from samepath.plan import node_status as plan
-from samepath.plan.node_status import Desired, Session, View
-from samepath.programs.node_status import time_text
+from samepath.plan.node_status import Session, View
+from samepath.programs.node_status import NodeStatus, time_text
 from samepath.programs.serving import ADDRESSES, RULES
 
 if TYPE_CHECKING:
@@ -24,30 +28,37 @@ if TYPE_CHECKING:
 PAUSE_S = 1.0
 
 
-class Observation:
+class Telling:
     def __init__(self, agent: Agent) -> None:
+        assert agent.config.kubernetes is not None
         self.agent = agent
+        self.status = NodeStatus(Api.connect(agent.config.kubernetes), agent.config)
         self._offset_s = time.time() - time.monotonic()
         self._down: dict[Address, str] = {}
         """Sessions that are down, and when we saw that first."""
         self._seen: tuple[object, ...] = ()
         self._looked_at = -math.inf
 
-    def look(self) -> Desired | None:
-        """None: nothing has changed, or it is too soon; nothing is said before all is known."""
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            await self.status.run()
+        finally:
+            await self.status.api.close()
+
+    def look(self) -> None:
         now, agent = time.monotonic(), self.agent
         if not agent.known or now - self._looked_at < PAUSE_S:
-            return None
+            return
         self._looked_at = now
         is_ready = self._is_ready()
         is_watched = bool(agent.speaker.config.bfd_profiles)
         bfd = tuple(map(self._bfd, self._peers())) if is_watched else ()
         news = agent.speaker.news
         seen = (agent.serving.rows, agent.cluster.services, news, agent.config, is_ready, bfd)
-        if seen == self._seen:
-            return None
-        self._seen = seen
-        return plan.desired(self._view(is_ready))
+        if seen != self._seen:
+            self._seen = seen
+            self.status.want(plan.desired(self._view(is_ready)))
 
     def _view(self, is_ready: bool) -> View:
         agent, config = self.agent, self.agent.config
