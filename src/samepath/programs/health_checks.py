@@ -9,7 +9,7 @@ Whoever can reach the node can reach these ports, so everything has a limit: a r
 octets and so much time, one answer ends a connection, and of too many connections the oldest goes.
 
 One socket a port, for both families. What is written here is not worth a web framework: the agent
-would need 12 MB more for it.
+would need 13 MB more for it.
 
 Standards: RFC 9110, RFC 9112; Kubernetes' `pkg/proxy/healthcheck`.
 """
