@@ -100,10 +100,7 @@ class Objects:
         metadata.pop("resourceVersion", None)
         for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
             metadata.pop(name, None)
-        metadata["uid"] = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        metadata["creationTimestamp"] = self.now()
-        if kind.has_generation:
-            metadata["generation"] = 1
+        self._stamp(kind, metadata)
         if kind.has_status and kind.key != known.NODES.key:
             new.pop("status", None)
         new = self.registry.admit(kind, new, None, options)
@@ -112,6 +109,24 @@ class Objects:
         self.registry.track(kind, None, new, "", options)
         if options.dry_run:
             return Stored(new, 0)
+        stored = self.store.put(kind.key, key, new)
+        self.registry.changed(kind, None, stored)
+        return stored
+
+    def _stamp(self, kind: Kind, metadata: Json) -> None:
+        metadata["uid"] = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        metadata["creationTimestamp"] = self.now()
+        if kind.has_generation:
+            metadata["generation"] = 1
+
+    def load(self, kind: Kind, body: Json) -> Stored:
+        """Created as it is."""
+        new = {k: v for k, v in body.items() if k not in ("kind", "apiVersion")}
+        metadata = new["metadata"]
+        if kind.namespaced:
+            metadata.setdefault("namespace", "default")
+        self._stamp(kind, metadata)
+        key = metadata.get("namespace", ""), metadata["name"]
         stored = self.store.put(kind.key, key, new)
         self.registry.changed(kind, None, stored)
         return stored

@@ -100,7 +100,8 @@ def _referring(schema: Json) -> Json:
     """The same with references as OpenAPI writes them."""
     found: Json = {}
     for name, value in schema.items():
-        if name == "$ref":
+        # A schema of schemas has a field of that name, which is a schema.
+        if name == "$ref" and isinstance(value, str):
             found[name] = f"#/components/schemas/{_of_shape(value)}"
         elif isinstance(value, dict):
             found[name] = _referring(value)

@@ -117,6 +117,10 @@ def _said(value: Any) -> str:
     return {"boolean": "bool", "integer": "number"}.get(name, name)
 
 
+_TYPES = {"string": str, "object": dict, "array": list, "boolean": bool, "integer": int}
+
+
 def _fits(type: str, value: Any) -> bool:
-    name = type_name(value)
-    return name == type or (type == "number" and name == "integer")
+    if type == "number":
+        return isinstance(value, (int, float)) and value is not True and value is not False
+    return isinstance(value, _TYPES[type]) and (type != "integer" or value is not True)
