@@ -18,6 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = ("tests/runtime/", "tests/interop/matrix/", "tests/bpf/")
 APART = (
+    "tests/plan/test_allocation_properties",
+    "tests/bgp/test_bgp_fuzz",
     "tests/lab/test_lab_survival",
     "tests/lab/test_lab_foreign_survival",
     "tests/programs/test_gateway_bpf",
@@ -39,6 +41,11 @@ FIRST = (
     "tests/interop/",
     "tests/lab/",
     "tests/benchmarks/",
+    "tests/plan/test_allocation_properties",
+    "tests/bgp/test_bgp_fuzz",
+    "tests/apply/test_groups_churn",
+    "tests/bgp/test_bgp_rfc7606",
+    "tests/cni/",
 )
 """By the beginnings of their names: the longest pieces of work, the longest first."""
 
