@@ -114,8 +114,9 @@ def rules_of(
     target: int = 8080,
     node_ports: tuple[int, int] | None = None,
     ranges: Sequence[str] = (),
+    at: tuple[str, str] = (PODS4, PODS6),
 ) -> Ruleset:
-    """`affinity`: its timeout. `ports` and `node_ports`: of TCP and UDP."""
+    """`affinity`: its timeout. `ports` and `node_ports`: of TCP and UDP. `at`: the endpoints."""
     objects: list[Node | Service | EndpointSlice] = [
         Node("n1", addresses=tuple(map(parse_address, NODES))),
         Node("n2"),
@@ -140,7 +141,7 @@ def rules_of(
             source_ranges=tuple(map(parse_prefix, ranges)),
         )
         objects.append(service)
-        for family, text in ((Family.IPV4, PODS4), (Family.IPV6, PODS6)):
+        for family, text in zip(Family, at, strict=True):
             endpoints = tuple(
                 Endpoint(
                     parse_address(text.format(i)),

@@ -116,6 +116,23 @@ def test_node_ports_from_a_pod_and_from_the_node(bench: Bench, index: int) -> No
             inside.stop()
 
 
+@BOTH
+def test_an_endpoint_that_is_the_node_itself(bench: Bench, index: int) -> None:
+    """A pod in the host's network; also where the node port is the very port that it listens on."""
+    hosts = [Client(host) for host in (bench.client_host, bench.pods[0], bench.node)]
+    try:
+        for node_port in (30022, 22):
+            bench.write("R", at=NODES, target=22, node_ports=(node_port, 30053), affinity=100)
+            for client in hosts:
+                for address, port in ((VIPS[index], 80), (CLUSTER_IPS[index], 80)):
+                    assert client.once(address, port) == "host"
+                assert client.once(NODES[index], node_port) == "host"
+                assert client.once(NODES[index], 22) == "host"
+    finally:
+        for client in hosts:
+            client.stop()
+
+
 def test_the_rest_of_the_node_is_its_own(bench: Bench) -> None:
     bench.write("RRR", node_ports=NODE_PORTS)
     for node in NODES:
@@ -146,7 +163,7 @@ def test_source_ranges_hold_for_the_load_balancer_alone(bench: Bench) -> None:
     bench.write("RRR", ranges=["198.51.100.0/24"])  # says nothing of IPv6
     assert bench.client.once(VIPS[0], 80) == "timeout"
     assert bench.client.once(VIPS[1], 80).startswith("pod")
-    bench.write("RRR")
+    bench.write("RRR", ranges=["198.51.100.0/24", "0.0.0.0/0"])
     assert bench.client.once(VIPS[0], 80).startswith("pod")
 
 

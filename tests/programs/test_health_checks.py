@@ -287,6 +287,8 @@ def test_which_services_have_one() -> None:
     for more in without:
         assert checks(cluster(**more), "n1") == ({}, ())
     assert checks(cluster(health_check_node_port=None), "n1") == ({}, ())
+    odd = checks(cluster(health_check_node_port=99999), "n1")
+    assert odd == ({}, ("default/web: 99999 is no port",))
     known = cluster()
     other = replace(known.services["default/web"], name="api")
     both = replace(known, services={**known.services, other.key: other})

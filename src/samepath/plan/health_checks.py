@@ -35,7 +35,7 @@ class Check:
 
 
 def checks(cluster: Cluster, node: str) -> tuple[Mapping[int, Check], tuple[str, ...]]:
-    """By port; and which services ask for a port that another has, the first by name."""
+    """By port; and which services ask for one that they cannot have: the first by name has it."""
     own = cluster.nodes.get(node)
     is_draining = own is None or own.drain is not None
     found: dict[int, Check] = {}
@@ -44,6 +44,9 @@ def checks(cluster: Cluster, node: str) -> tuple[Mapping[int, Check], tuple[str,
         service = cluster.services[key]
         port = service.health_check_node_port
         if port is None or not (service.load_balancer and service.external_local):
+            continue
+        if not 1 <= port <= 65535:
+            conflicts.append(f"{key}: {port} is no port")
             continue
         if port in found:
             first = found[port]

@@ -305,7 +305,7 @@ def _ranges(service: Service, address: Address) -> tuple[str, ...] | None:
     """Who may use a load balancer's address; None: everybody. Intervals may not overlap."""
     family = family_of(address)
     texts = [prefix_text(family, nlri) for f, nlri in service.source_ranges if f is family]
-    if not texts:
+    if not texts or any(text.endswith("/0") for text in texts):
         return None
     return tuple(intervals("", texts)[_number(address)])
 
