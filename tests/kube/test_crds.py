@@ -18,6 +18,7 @@ from samepath.kube import crd_files, specs, statuses
 from samepath.kube.crd_notes import NOTES
 from samepath.kube.crds import KINDS, Kind, definition, definitions, schema
 from samepath.kube.schemas import WHOLE, schema_of
+from samepath.kube.texts import Is
 from samepath.lab.api_server import rules, schemas
 
 ROOT = Path(__file__).parents[2]
@@ -229,9 +230,10 @@ def selecting(*expressions: dict[str, Any]) -> list[dict[str, Any]]:
 
 _EXPRESSION = "In and NotIn need at least one value; Exists and DoesNotExist need no values"
 _AT = "spec.nodeSelectors[0].matchExpressions[0]"
-_HOST = "the address of one host, and of IPv6 not a link-local one"
+_HOST = "must be the address of one host, and of IPv6 not a link-local one"
 _POD = "unspecified, loopback, link-local and multicast addresses are no pod's"
 _SERVICE = "unspecified, loopback, link-local and multicast addresses are no service's"
+_COMMUNITY = f"must be {Is.COMMUNITY_OR_NAME.value}"
 _BLOCK = "a block is within cidr, and has at most 65536 addresses (/16 or /112)"
 
 BAD: list[tuple[str, dict[str, Any], str, str]] = [
@@ -251,12 +253,20 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         for text in ("0.0.0.0", "::", "224.0.0.5", "239.1.1.1", "255.255.255.255", "FE80::1")
     ),
     peer(_HOST, "spec.sourceAddress", sourceAddress="0.0.0.0"),
+    peer("must be an IPv4 or IPv6 address", "spec.peerAddress", peerAddress="tor"),
+    peer("must be an IPv4 or IPv6 address", "spec.peerAddress", peerAddress="192.0.2.256"),
+    peer("must be an IPv4 address", "spec.routerID", routerID="10.0.0"),
     *(
-        peer("0s, or 3s to 65535s", "spec.holdTime", holdTime=text)
+        peer("must be 0s, or 3s to 65535s", "spec.holdTime", holdTime=text)
         for text in ("2s", "2999ms", "65536s", "19h")
     ),
-    ("BGPAdvertisement", {"drainDeadline": "9000h"}, "spec.drainDeadline", "at most a year"),
-    peer("1s to 65535s", "spec.connectTime", connectTime="999ms"),
+    (
+        "BGPAdvertisement",
+        {"drainDeadline": "9000h"},
+        "spec.drainDeadline",
+        "must be at most a year",
+    ),
+    peer("must be 1s to 65535s", "spec.connectTime", connectTime="999ms"),
     peer("a router ID is not 0.0.0.0", "spec.routerID", routerID="0.0.0.0"),
     peer("sessions without addresses are not supported", "spec.interface", interface="eth0"),
     peer("VRFs are not supported", "spec.vrf", vrf="red"),
@@ -275,6 +285,28 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("IPAddressPool", {"addresses": ["223.0.0.0-224.0.0.9"]}, "spec.addresses", _SERVICE),
     ("IPAddressPool", {"addresses": ["0.0.0.0/0"]}, "spec.addresses", _SERVICE),
+    (
+        "IPAddressPool",
+        {"addresses": ["192.0.2.1"]},
+        "spec.addresses[0]",
+        f"must be {Is.ADDRESSES.value}",
+    ),
+    *(
+        ("BGPAdvertisement", {"communities": [text]}, "spec.communities[0]", _COMMUNITY)
+        for text in ("65536:1", "large:1:2", "a b")
+    ),
+    (
+        "Community",
+        {"communities": [{"name": "a", "value": "vpn"}]},
+        "spec.communities[0].value",
+        f"must be {Is.COMMUNITY.value}",
+    ),
+    (
+        "Community",
+        {"communities": [{"name": "a b", "value": "1:2"}]},
+        "spec.communities[0].name",
+        f"must be {Is.ALIAS.value}",
+    ),
     ("IPPool", {"cidr": "224.0.0.0/8"}, "spec.cidr", _POD),
     ("IPPool", {"cidr": "::/0"}, "spec.cidr", _POD),
     ("IPPool", {**IPPOOL, "blockSize": 13}, "spec", _BLOCK),
@@ -283,7 +315,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("IPPool", {"cidr": "fd00::/48", "blockSize": 111}, "spec", _BLOCK),
     ("BFDProfile", {"echoMode": True}, "spec.echoMode", "there is no echo function"),
     *(
-        ("GatewayTier", {name: "0s"}, f"spec.{name}", "more than 0s")
+        ("GatewayTier", {name: "0s"}, f"spec.{name}", "must be more than 0s")
         for name in ("idleTimer", "transitionIdle", "transitionDeadline")
     ),
 ]

@@ -1,7 +1,8 @@
 """The API server (schemas and rules) and the parser take the same objects, and refuse the same.
 
 Where they cannot agree, the texts below leave out what differs: CEL cannot say which address of a
-range is the first, whether a prefix has bits beyond its length, whether the key of a label is one,
+range is the first, whether an IPv6 address has all of its parts, whether a prefix has bits beyond
+its length, whether the key of a label is one,
 and what Calico's selectors are. There the parser is the stricter one, always. The duration `0` is
 left out, too: cel-python does not read it, Kubernetes does.
 """

@@ -102,9 +102,11 @@ def test_source_ranges() -> None:
     # What is wrong lets in less, never all.
     some = service({name: "192.0.2.0/24,office"})
     assert some.source_ranges == wanted[:1]
-    assert some.request.problem.startswith(f"{name}: 'office' is no CIDR")
+    assert some.request.problem.startswith(f"{name}: 'office' is not a CIDR")
     assert service({name: "office"}).source_ranges == NOBODY
-    with pytest.raises(DocumentError, match=r"spec\.loadBalancerSourceRanges\[1\]: 'office' is no"):
+    with pytest.raises(
+        DocumentError, match=r"spec\.loadBalancerSourceRanges\[1\]: 'office' is not"
+    ):
         service(loadBalancerSourceRanges=["192.0.2.0/24", "office"])
 
 

@@ -5,8 +5,9 @@ by `kube.crd_files` for the tables of docs/kubernetes-kinds.md. By struct and fi
 and `kube.statuses` have them. The rules say, in CEL, what `kube.kinds` refuses: a rule that is only
 here would let a folder of manifests be what the API server is not.
 
-Not said here, because CEL cannot: whether an address of a range is before another, whether a prefix
-has bits beyond its length, and what a nodeSelector in Calico's language means.
+Not said here, because CEL cannot: whether an IPv6 address has the right number of parts, whether an
+address of a range is before another, whether a prefix has bits beyond its length, and what a
+nodeSelector in Calico's language means.
 
 Standards: Kubernetes API conventions; CEL, in the part of Kubernetes 1.25.
 """
@@ -23,7 +24,6 @@ def _by(key: str) -> tuple[tuple[str, object], ...]:
     return (("x-kubernetes-list-type", "map"), ("x-kubernetes-list-map-keys", [key]))
 
 
-# `[.]` and not `\.`: what has no backslash needs no thought about who unescapes it.
 _V4_MULTICAST = "22[4-9][.]|23[0-9][.]"
 _V6_LOCAL = "[fF][eE][89abAB][0-9a-fA-F]:"
 _V6_MULTICAST = "[fF][fF][0-9a-fA-F]{2}:"
@@ -36,7 +36,7 @@ _NOT_HOSTS = (
 )
 _SESSION = Rule(
     f"!self.matches('^({_NOT_PEERS})')",
-    "the address of one host, and of IPv6 not a link-local one",
+    "must be the address of one host, and of IPv6 not a link-local one",
 )
 _PREFIX = Rule(
     f"!self.matches('^({_NOT_HOSTS})') && !self.endsWith('/0')",
@@ -46,7 +46,7 @@ _ADDRESSES = Rule(
     f"self.all(a, !a.matches('(^|- *)({_NOT_HOSTS})') && !a.endsWith('/0'))",
     "unspecified, loopback, link-local and multicast addresses are no service's",
 )
-_POSITIVE = Rule("duration(self) > duration('0s')", "more than 0s")
+_POSITIVE = Rule("duration(self) > duration('0s')", "must be more than 0s")
 _SELECTORS = "Any of these selects; none at all selects every one."
 
 _SPECS: Notes = {
@@ -124,7 +124,7 @@ _SPECS: Notes = {
                 Rule(
                     "duration(self) == duration('0s') || (duration(self) >= duration('3s') && "
                     "duration(self) <= duration('65535s'))",
-                    "0s, or 3s to 65535s",
+                    "must be 0s, or 3s to 65535s",
                 ),
             ),
         ),
@@ -137,7 +137,7 @@ _SPECS: Notes = {
             rules=(
                 Rule(
                     "duration(self) >= duration('1s') && duration(self) <= duration('65535s')",
-                    "1s to 65535s",
+                    "must be 1s to 65535s",
                 ),
             ),
             unset="as in agent.yaml",

@@ -139,7 +139,7 @@ KINDS = (
     Kind(
         resources.COMMUNITIES,
         "bgpc",
-        (Column("Communities", ".spec.communities[*].name"), _AGE),
+        (_AGE,),
         spec=specs.CommunitySpec,
         spec_required=False,
     ),

@@ -42,6 +42,7 @@ from samepath.model.net import (
     Nlri,
     address_text,
     nlri_address,
+    parse_address,
     prefix_text,
 )
 from samepath.model.selector import SelectorError, parse
@@ -385,6 +386,7 @@ def _texts(what: Is) -> Callable[[str], str]:
 
 
 _name = _texts(Is.NAME)
+_address = _texts(Is.ADDRESS)
 _label_key = _texts(Is.LABEL_KEY)
 _label_value = _texts(Is.LABEL_VALUE)
 _alias = _texts(Is.ALIAS)
@@ -394,7 +396,7 @@ _community_or_name = _texts(Is.COMMUNITY_OR_NAME)
 
 def _session_address(text: str) -> Address:
     """One end of a session; loopback may be: another daemon of the same node."""
-    address = ipaddress.ip_address(text)
+    address = ipaddress.ip_address(_address(text))
     for name in ("unspecified", "multicast"):
         if getattr(address, f"is_{name}"):
             raise ValueError(f"{text} is {name}")
@@ -407,7 +409,7 @@ def _session_address(text: str) -> Address:
 
 def _router_id(text: str) -> Address:
     """RFC 6286: four octets, not zero."""
-    address = ipaddress.IPv4Address(text)
+    address = ipaddress.IPv4Address(_texts(Is.ROUTER_ID)(text))
     if not int(address):
         raise ValueError(f"{text} is no router ID")
     return address.packed
@@ -415,28 +417,19 @@ def _router_id(text: str) -> Address:
 
 def _range(text: str) -> kinds.Range:
     """`198.51.100.0/24` or `198.51.100.10-198.51.100.20`, both included."""
-    first_text, dash, last_text = text.partition("-")
+    first_text, dash, last_text = _texts(Is.ADDRESSES)(text).partition("-")
     if not dash:
         family, nlri = masked_prefix(text)
         first = nlri_address(family, nlri)
         number = int.from_bytes(first, "big") | (1 << (family.bits - nlri[0])) - 1
         last = number.to_bytes(family.octets, "big")
     else:
-        first, last = (_plain_address(part.strip()) for part in (first_text, last_text))
-        if len(first) != len(last):
-            raise ValueError(f"{text}: of two families")
+        first, last = parse_address(first_text.strip()), parse_address(last_text.strip())
         if first > last:
             raise ValueError(f"{text}: the last address is before the first")
     for address in (first, last):
         _range_end(address, text)
     return kinds.Range(first, last)
-
-
-def _plain_address(text: str) -> Address:
-    address = ipaddress.ip_address(text)
-    if address.version == 6 and address.scope_id:
-        raise ValueError(f"{text}: an address of a zone")
-    return address.packed
 
 
 def _range_end(address: Address, text: str) -> None:

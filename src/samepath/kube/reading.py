@@ -33,7 +33,7 @@ _TERM = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
 _NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 LONGEST_S = 8760 * 3600
 """A year."""
-_CIDR = re.compile(r"[0-9a-fA-F:.]{2,45}/(0|[1-9][0-9]{0,2})\Z")
+_CIDR = re.compile(rf"({PATTERN[Is.PREFIX]})\Z")
 
 T = TypeVar("T")
 
@@ -131,14 +131,14 @@ def _ordinary(text: str) -> Address | None:
 def prefix(text: str) -> tuple[Family, Nlri]:
     """A prefix in the one spelling that the API has, address and length; without host bits."""
     if not _CIDR.match(text):
-        raise ValueError(f"{text!r} is no CIDR, as 192.0.2.0/24 is")
+        raise ValueError(f"{text!r} is not {Is.PREFIX.value}")
     return parse_prefix(text)
 
 
 def masked_prefix(text: str) -> tuple[Family, Nlri]:
     """The same; bits beyond the length do not count (as in MetalLB)."""
     if not _CIDR.match(text):
-        raise ValueError(f"{text!r} is no CIDR, as 192.0.2.0/24 is")
+        raise ValueError(f"{text!r} is not {Is.PREFIX.value}")
     network = ipaddress.ip_network(text, strict=False)
     family = Family.IPV4 if network.version == 4 else Family.IPV6
     return family, make_nlri(network.network_address.packed, network.prefixlen)

@@ -2,8 +2,9 @@
 
 Called by `kube.crds`. Types, limits, defaults and which fields are required are the struct's; what
 a field means and which rules it has beside are its `Note`. What a text is (`kube.texts`) becomes a
-`pattern` or a `format`, and not a rule of CEL: the API server looks at rules only when these hold,
-so a rule never meets a text that it cannot convert, and patterns cost nothing of CEL's budget.
+`pattern` or a `format` where other rules convert it: the API server looks at rules only when these
+hold, so a rule never meets a text that it cannot convert. Where the pattern would tell a person
+nothing it is a rule of CEL, which has a message.
 
 `ip()` and `cidr()` of newer API servers are not used: a CustomResourceDefinition with a function
 that the server does not know is refused as a whole, and ours are to be installable from Kubernetes
@@ -22,7 +23,7 @@ from typing import Any
 from msgspec import NODEFAULT, inspect
 
 from samepath.kube.reading import LONGEST_S
-from samepath.kube.texts import PATTERN, RANGE_IPV4, RANGE_IPV6, Is
+from samepath.kube.texts import PATTERN, Is
 
 Schema = dict[str, Any]
 
@@ -52,7 +53,9 @@ Notes = Mapping[type, Mapping[str, Note]]
 WHOLE = ""
 """In `Notes`, in place of a field's name: the struct itself, and the rules between its fields."""
 
-DURATION_RULE = Rule(f"duration(self) <= duration('{LONGEST_S // 3600}h')", "at most a year")
+DURATION_RULE = Rule(
+    f"duration(self) <= duration('{LONGEST_S // 3600}h')", "must be at most a year"
+)
 
 
 def schema_of(struct: type, notes: Notes) -> Schema:
@@ -76,7 +79,9 @@ def _object(found: inspect.StructType, notes: Notes) -> Schema:
 
 
 def _field(field: inspect.Field, note: Note, notes: Notes) -> Schema:
-    described: Schema = {"description": note.text}
+    described: Schema = {
+        "description": note.text + (f" Left out: {note.unset}." * bool(note.unset))
+    }
     shape = _shape(field.type, notes)
     rules = shape.pop("x-kubernetes-validations", [])
     described |= shape
@@ -131,19 +136,16 @@ def _limits(**limits: int | None) -> Schema:
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
+_SHORT = (Is.NAME, Is.NAME_OR_NONE, Is.LABEL_KEY, Is.LABEL_VALUE, Is.DURATION)
+"""Texts whose pattern a person can read in an error."""
+
+
 def _text(what: Is | None) -> Schema:
-    match what:
-        case None:
-            return {}
-        case Is.ADDRESS:
-            return {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
-        case Is.PREFIX:
-            return {"format": "cidr"}
-        case Is.ADDRESSES:
-            ranges = ({"pattern": f"^{pattern}$"} for pattern in (RANGE_IPV4, RANGE_IPV6))
-            return {"anyOf": [{"format": "cidr"}, *ranges]}
-    shape: Schema = {"pattern": f"^({PATTERN[what]})$"}
-    if what is Is.DURATION:
-        rule = {"rule": DURATION_RULE.cel, "message": DURATION_RULE.message}
-        shape["x-kubernetes-validations"] = [rule]
-    return shape
+    if what is None:
+        return {}
+    if what is Is.PREFIX:
+        return {"format": "cidr"}
+    pattern = f"^({PATTERN[what]})$"
+    if what not in _SHORT:
+        return _with_rules({}, (Rule(f"self.matches('{pattern}')", f"must be {what.value}"),))
+    return _with_rules({"pattern": pattern}, (DURATION_RULE,) if what is Is.DURATION else ())

@@ -23,7 +23,7 @@ class Is(enum.Enum):
     ADDRESS = "an IPv4 or IPv6 address"
     ROUTER_ID = "an IPv4 address"
     PREFIX = "a CIDR, as 192.0.2.0/24 is"
-    ADDRESSES = "a CIDR, or first-last"
+    ADDRESSES = "a CIDR, as 192.0.2.0/24 is, or a range, as 192.0.2.1-192.0.2.9 is"
     DURATION = "a duration, as 90s, 1h30m and 500ms are"
     COMMUNITY = "a community: 65000:1, large:1:2:3, or a well-known name"
     COMMUNITY_OR_NAME = "a community, or a name for one: letters, digits, and - _ . in between"
@@ -42,8 +42,13 @@ WELL_KNOWN = (
     "no-llgr",
 )
 
-_OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-IPV4 = rf"({_OCTET}\.){{3}}{_OCTET}"
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+# `[.]` and not `\.`: what has no backslash needs no thought about who unescapes it.
+_IPV4 = f"({_OCTET}[.]){{3}}{_OCTET}"
+_IPV6 = "[0-9a-fA-F]{0,4}(:[0-9a-fA-F]{0,4}){2,7}"
+"""Nearly: the parser looks closer. An IPv4 address at the end of one is not written here."""
+_PREFIX = f"{_IPV4}/([0-9]|[12][0-9]|3[0-2])|{_IPV6}/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8])"
+_RANGE = f"{_IPV4} *- *{_IPV4}|{_IPV6} *- *{_IPV6}"
 _LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _NAME = r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"
 _ALIAS = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
@@ -59,12 +64,12 @@ PATTERN = {
     Is.NAME_OR_NONE: rf"({_NAME})?",
     Is.LABEL_KEY: rf"([a-z0-9]([-.a-z0-9]{{0,251}}[a-z0-9])?/)?{_LABEL}",
     Is.LABEL_VALUE: rf"({_LABEL})?",
-    Is.ROUTER_ID: IPV4,
+    Is.ADDRESS: f"{_IPV4}|{_IPV6}",
+    Is.ROUTER_ID: _IPV4,
+    Is.PREFIX: _PREFIX,
+    Is.ADDRESSES: f"{_PREFIX}|{_RANGE}",
     Is.DURATION: r"0|([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+",
     Is.COMMUNITY: "|".join((_COMMUNITY, *WELL_KNOWN)),
     Is.COMMUNITY_OR_NAME: f"{_COMMUNITY}|{_ALIAS}",
     Is.ALIAS: _ALIAS,
 }
-
-RANGE_IPV4 = rf"{IPV4} *- *{IPV4}"
-RANGE_IPV6 = r"[0-9a-fA-F:.]*:[0-9a-fA-F:.]* *- *[0-9a-fA-F:.]*:[0-9a-fA-F:.]*"
