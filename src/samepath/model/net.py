@@ -25,6 +25,11 @@ class Family(enum.Enum):
     IPV4 = ("ipv4", 1, 2, 32)
     IPV6 = ("ipv6", 2, 10, 128)
 
+    def __new__(cls, label: str, *_: int) -> Family:
+        member = object.__new__(cls)
+        member._value_ = label  # plain, so that it can be kept on disk
+        return member
+
     def __init__(self, label: str, afi: int, af: int, bits: int) -> None:
         self.label = label
         self.afi = afi
