@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -26,9 +27,16 @@ class Leaf(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
             raise ValueError(f"hold_s: at least 3, not {self.hold_s}")
 
 
+class Season(enum.Enum):
+    WET = "wet"
+    DRY = "dry"
+
+
 class Tree(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     neighbors: list[Leaf]
     labels: dict[str, str] = {}
+    kind: Literal["oak", "ash", ""] | None = None
+    seasons: list[Season] = []
 
 
 def only(text: str, file: str = "t.yaml") -> Any:
@@ -146,6 +154,14 @@ def test_size_has_a_limit() -> None:
         ),
         ("neighbors: []\nlabels:\n  a: 1\n", "t.yaml:2: labels: expected str, got int"),
         ("[]\n", "t.yaml:1: expected object, got array"),
+        (
+            "neighbors: []\nkind: elm\n",
+            "t.yaml:2: kind: invalid enum value 'elm', expected one of ash, oak",
+        ),
+        (
+            "neighbors: []\nseasons:\n  - wet\n  - hot\n",
+            "t.yaml:4: seasons[1]: invalid enum value 'hot', expected one of wet, dry",
+        ),
     ],
 )
 def test_a_struct_that_does_not_fit_names_the_field(text: str, said: str) -> None:

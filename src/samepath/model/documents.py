@@ -142,6 +142,8 @@ def explain(text: str, document: Document, kind: Any) -> DocumentError:
     if named and _join(document.prefix, _join(path, named[1])) in document.lines:
         return document.error(_join(path, named[1]), named[2])
     what = what.replace("`", "")
+    if what.startswith("Invalid enum value") and (allowed := _allowed(kind, path)):
+        what += f", expected one of {', '.join(allowed)}"
     if what.startswith(("Expected ", "Invalid ")):
         what = what[:1].lower() + what[1:]
     return document.error(path, what)
@@ -149,6 +151,23 @@ def explain(text: str, document: Document, kind: Any) -> DocumentError:
 
 def _nearest(kind: Any, path: str, name: str) -> str | None:
     """The field of the struct at `path` whose name is most like `name`."""
+    found = _type_at(kind, path)
+    names = {f.encode_name.lower(): f.encode_name for f in getattr(_struct(found), "fields", ())}
+    close = difflib.get_close_matches(name.lower()[:100], names, 1)
+    return names[close[0]] if close else None
+
+
+def _allowed(kind: Any, path: str) -> list[str]:
+    """The words that may stand at `path`, as far as they are known."""
+    found = _plainest(_type_at(kind, path), (inspect.LiteralType, inspect.EnumType))
+    if isinstance(found, inspect.LiteralType):
+        return [str(value) for value in found.values if value not in ("", None)]
+    if isinstance(found, inspect.EnumType):
+        return [str(member.value) for member in found.cls]
+    return []
+
+
+def _type_at(kind: Any, path: str) -> Any:
     found: Any = inspect.type_info(kind)
     for step in re.findall(r"[^.\[\]]+", path):
         fields = getattr(_struct(found), "fields", ())
@@ -156,9 +175,7 @@ def _nearest(kind: Any, path: str, name: str) -> str | None:
             found = getattr(_plainest(found, inspect.ListType), "item_type", None)
         else:
             found = next((f.type for f in fields if f.encode_name == step), None)
-    names = {f.encode_name.lower(): f.encode_name for f in getattr(_struct(found), "fields", ())}
-    close = difflib.get_close_matches(name.lower()[:100], names, 1)
-    return names[close[0]] if close else None
+    return found
 
 
 def _struct(found: Any) -> Any:
