@@ -10,7 +10,8 @@ What is wrong never takes away what was right:
 - An object that cannot be taken is refused by name, and the last good one stands.
 - A kind of ours that is not installed is empty, and a refusal says so.
 - Of two IPPools that overlap the one whose name sorts later is refused, as in a folder.
-- Nothing is in sync before everything that was wanted has been read once.
+- Nothing is in sync before everything that was wanted has been read once; or, where a program
+  remembers (`samepath.kube.kept`), before the server has had `PATIENCE_S` to be read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import msgspec
 
 from samepath.kube.api import Api
 from samepath.kube.following import Change, Following
+from samepath.kube.kept import Kept, Recalled
 from samepath.kube.objects import READERS, object_key, parse_object
 from samepath.kube.pools import overlaps
 from samepath.kube.resources import Resource
@@ -39,6 +41,10 @@ from samepath.model.documents import Document, DocumentError
 
 PACE_S = 0.1
 """Between two new mappings."""
+PATIENCE_S = 5.0
+"""So long the server has before what the last process knew is used."""
+KEEP_S = 5.0
+"""Between two looks at whether there is something new to keep."""
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +75,20 @@ class ApiSource:
         wake: Callable[[], None],
         *,
         close_api: bool = False,
+        kept: Kept | None = None,
     ) -> None:
-        """`close_api`: the connections are ours alone, and end with `run`."""
+        """`close_api`: the connections are ours alone, and end with `run`. `kept`: where what we
+        know is remembered."""
         self.in_sync = False
         self.objects: Mapping[str, Object] = {}
         """By `object_key`."""
         self.refusals: tuple[Refusal, ...] = ()
         self._api = api
         self._close_api = close_api
+        self._kept = kept
+        self._recalled: Recalled | None = None
+        """What the last process knew; None once the server has been read."""
+        self._is_read = self._is_patience_over = False
         self._wake = wake
         self._live: dict[str, Object] = {}
         self._published: dict[str, Object] = {}
@@ -101,11 +113,13 @@ class ApiSource:
         troubled = [f for f in self._followed if f.trouble]
         if troubled:
             first = min(troubled, key=lambda f: f.trouble_since)
-            since = datetime.fromtimestamp(first.trouble_since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            since = _time(first.trouble_since)
             others = f" (and {len(troubled) - 1} more)" if len(troubled) > 1 else ""
             stands = "; the last state stands" if self.in_sync else ""
+            if self._recalled and self.in_sync and not self._is_read:
+                stands = f"; what was known at {_time(self._recalled.written_at)} stands"
             return f"{self.where}: {first.trouble}{others}, since {since}{stands}"
-        if not self.in_sync:
+        if not self._is_read:
             unread = [f.wanted.resource.plural for f in self._needed if not f.following.in_sync]
             return f"{self.where}: not read yet: {', '.join(unread) or 'anything'}"
         return None
@@ -114,6 +128,8 @@ class ApiSource:
         """Until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
+                if self._kept is not None:
+                    group.create_task(self._remember(self._kept))
                 while True:
                     for followed in self._needed:
                         if followed.task is None:
@@ -128,6 +144,33 @@ class ApiSource:
                 followed.task = None
             if self._close_api:
                 await self._api.close()
+
+    async def _remember(self, kept: Kept) -> None:
+        """Recall what the last process knew, if the server does not answer; keep what we know."""
+        if not self._is_read:
+            self._recalled = await asyncio.to_thread(kept.read)
+        if self._recalled is not None:
+            await asyncio.sleep(PATIENCE_S)
+            self._is_patience_over = True
+            self._news.set()
+        written: Mapping[str, Object] | None = None
+        try:
+            while True:
+                await asyncio.sleep(KEEP_S)
+                if self.in_sync:
+                    kept.alive()
+                if self._is_read and self.objects is not written:
+                    written = self.objects
+                    await asyncio.to_thread(self._write, kept)
+        finally:
+            if self._is_read and self.objects is not written:
+                self._write(kept)
+
+    def _write(self, kept: Kept) -> None:
+        try:
+            kept.write(self.objects)
+        except OSError as error:
+            log.warning("what we know is not kept: %s", error)
 
     @property
     def _needed(self) -> list[_Followed]:
@@ -194,16 +237,26 @@ class ApiSource:
         for key, standing, cidr in overlapping:
             refusals.append(Refusal(key, f"{key} overlaps {standing} ({cidr})"))
         self.refusals = tuple(refusals)
-        if not self.in_sync:
-            self.in_sync = all(f.following.in_sync for f in self._needed)
-        if self.in_sync and (self._is_dirty or not self._published):
-            self._is_dirty = False
+        if not self._is_read:
+            self._is_read = all(f.following.in_sync for f in self._needed)
+        if not self._is_read:
+            self._recall()
+        elif self._is_dirty or not self.in_sync or self._recalled:
+            self.in_sync, self._is_dirty, self._recalled = True, False, None
             published = dict(self._live)
             for overlap in overlapping:
                 del published[overlap.refused]
             self.objects = self._published = published
         trouble = [self.trouble] if self.trouble and self.in_sync else []
         self._said.say([*(refusal.text for refusal in refusals), *trouble])
+
+    def _recall(self) -> None:
+        """Go by what the last process knew, if it is time for that."""
+        recalled = self._recalled
+        if recalled is None or self.in_sync or not self._is_patience_over:
+            return
+        log.warning("going by what was known at %s: %s", _time(recalled.written_at), self.trouble)
+        self.objects, self.in_sync = recalled.objects, True
 
     def _refusals(self) -> list[Refusal]:
         refusals = []
@@ -218,6 +271,10 @@ class ApiSource:
             for (namespace, name), text in followed.following.refused.items():
                 refusals.append(Refusal(label(resource, namespace, name), text))
         return refusals
+
+
+def _time(wall_s: float) -> str:
+    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def label(resource: Resource, namespace: str, name: str) -> str:

@@ -9,6 +9,7 @@ watched here is what the programs' roles must allow (deploy/).
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from samepath.kube import resources
@@ -20,6 +21,7 @@ from samepath.model.kinds import BGPPeer
 
 if TYPE_CHECKING:
     from samepath.kube.api_source import Wanted
+    from samepath.kube.kept import Kept
 
 HEADLESS = "!service.kubernetes.io/headless"
 OURS_TO_SERVE = "!service.kubernetes.io/service-proxy-name"
@@ -48,7 +50,18 @@ def make_source(config: Configured, wake: Callable[[], None]) -> Source:
     from samepath.kube.api import Api
     from samepath.kube.api_source import ApiSource
 
-    return ApiSource(Api.connect(config.kubernetes), _wanted(config), wake, close_api=True)
+    api, kept = Api.connect(config.kubernetes), _kept(config, config.kubernetes)
+    return ApiSource(api, _wanted(config), wake, close_api=True, kept=kept)
+
+
+def _kept(config: Configured, kubernetes: Kubernetes) -> Kept | None:
+    """Where an agent remembers. A gateway has its own way (`gateway_recall`): it needs less."""
+    if not isinstance(config, AgentConfig):
+        return None
+    from samepath.kube.kept import Kept
+
+    server = f"{kubernetes.kubeconfig or ''} {kubernetes.context or ''} {kubernetes.namespace}"
+    return Kept(Path(config.run_dir) / "agent-cluster.kept", server)
 
 
 def _wanted(config: Configured) -> list[Wanted]:
