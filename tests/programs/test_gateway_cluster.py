@@ -1,4 +1,4 @@
-"""Neighbours of a gateway that are Nodes of the cluster: they come and go; mistakes are survived."""
+"""Nodes of the cluster as a gateway's neighbours: they come and go, and mistakes are survived."""
 
 from __future__ import annotations
 
@@ -10,41 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from gateway_nodes import NODES, POOL, cluster, moved, node, peers, tier
 from gateway_stage import SERVICE, SERVICE6, Stage, eventually, log_of, table
 
-from samepath.model.config import Import, Nodes
 from samepath.programs.control import NotRunningError, ask
 
 pytestmark = pytest.mark.netns
-
-POOL = {
-    "apiVersion": "samepath.dev/v1",
-    "kind": "IPAddressPool",
-    "metadata": {"name": "all"},
-    "spec": {"addresses": ["192.0.2.0-192.0.2.255", "2001:db8:100::/64"]},
-}
-NODES = Nodes(
-    remote_as=64512, hold_time_s=3, export=["pods", "default"], import_=Import(max_prefixes=100)
-)
-
-
-def node(number: int, **more: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": f"n{number}", "labels": more.pop("labels", {})},
-        "spec": more,
-        "status": {"addresses": [{"type": "InternalIP", "address": f"10.9.0.{number}"}]},
-    }
-
-
-def tier(**spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "samepath.dev/v1",
-        "kind": "GatewayTier",
-        "metadata": {"name": "edge"},
-        "spec": spec,
-    }
 
 
 class Folder:
@@ -72,20 +43,6 @@ def folder(stage: Stage) -> Folder:
         stage.config, manifests=str(made.path), nodes=NODES, neighbors=[upstream], expected_peers=0
     )
     return made
-
-
-def cluster(stage: Stage) -> dict[str, Any]:
-    found: dict[str, Any] = stage.status().get("cluster") or {}
-    return found
-
-
-def peers(stage: Stage) -> dict[str, str]:
-    return {p["address"]: p["state"] for p in stage.status().get("peers", ())}
-
-
-def moved(stage: Stage) -> int:
-    moves = stage.status()["moves"]
-    return int(moves["departed"] + moves["idle"] + moves["deadline"])
 
 
 def begin(stage: Stage, folder: Folder, *numbers: int) -> None:

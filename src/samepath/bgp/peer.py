@@ -410,6 +410,14 @@ class Peer:
             for family in self._families:
                 self._up.ask_refresh(family, now)
 
+    def take_rule(self, neighbor: Neighbor, rule: ImportRule, now: float) -> None:
+        """Changed import rules that change nothing of what is here; a refresh for what was refused,
+        if anything was."""
+        self.neighbor, self.rule = neighbor, rule
+        if self._rib.take_rule(self.address, rule) and self._up is not None:
+            for family in self._families:
+                self._up.ask_refresh(family, now)
+
     def relocate(self, neighbor: Neighbor, local: Local) -> None:
         """Changes that touch no session: retry times, our next hops."""
         self.neighbor, self._local = neighbor, local

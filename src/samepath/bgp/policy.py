@@ -19,7 +19,7 @@ who does not discard traffic on a neighbour's word must not install what asks fo
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from samepath.bgp.attributes import BLACKHOLE, PathAttributes
@@ -84,6 +84,9 @@ class Reason(enum.Enum):
     TOO_MANY_PATHS = "beyond max_paths"
     TOO_LARGE = "the neighbour's attributes take too much memory"
 
+
+BY_LISTS = frozenset((Reason.NOT_ALLOWED, Reason.MARTIAN, Reason.DEFAULT_ROUTE))
+"""What other lists may allow."""
 
 Meaning = Kind | Reason
 """What a prefix is to us, or why it may not be advertised to us."""
@@ -199,6 +202,20 @@ class ImportRule:
                 if kind is not None:
                     return kind if nlri[0] or kind == "routes" else Reason.DEFAULT_ROUTE
         return Reason.NOT_ALLOWED
+
+    @property
+    def bounds(self) -> tuple[object, ...]:
+        """All but the lists."""
+        return self.max_prefixes, self.max_paths, self.of_itself
+
+    def differs(self, other: ImportRule, family: Family) -> Callable[[Nlri], bool]:
+        """Whether a prefix is something else by the other rule."""
+        mine, size = self._head[family], other._head[family]
+
+        def changed(nlri: Nlri) -> bool:
+            return self._kind_of(family, nlri[:mine]) != other._kind_of(family, nlri[:size])
+
+        return changed
 
     def classify(
         self, family: Family, nlris: Sequence[Nlri]

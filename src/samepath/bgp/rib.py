@@ -33,7 +33,16 @@ from samepath.bgp.adjin import AdjRibIn, Counts
 from samepath.bgp.attributes import LLGR_STALE, NO_LLGR, PathAttributes
 from samepath.bgp.decision import Path, PathSet
 from samepath.bgp.ownership import Ownership
-from samepath.bgp.policy import ImportRule, Own, PeerKey, Reason, Refusal, items, why_refused
+from samepath.bgp.policy import (
+    BY_LISTS,
+    ImportRule,
+    Own,
+    PeerKey,
+    Reason,
+    Refusal,
+    items,
+    why_refused,
+)
 from samepath.model.config import Kind
 from samepath.model.net import Family, Nlri
 
@@ -209,6 +218,30 @@ class Rib:
             held = {i: n & stale.get(i, set()) for i, n in self._held(state, family).items()}
             state.stale[family] = {i: nlris for i, nlris in held.items() if nlris}
         self._settle_claims()
+
+    def affected(self, old: ImportRule, new: ImportRule) -> set[PeerKey] | None:
+        """The peers with a path to a prefix that means something else by `new`; to all others it is
+        as good as the same. None: everybody."""
+        if old.bounds != new.bounds:
+            return None
+        sets: set[PathSet] = set()
+        for family, table in self._tables.items():
+            if table:
+                changed = old.differs(new, family)
+                sets |= {held for nlri, held in table.items() if changed(nlri)}
+        return {path.peer for held in sets for path in held.paths}
+
+    def take_rule(self, peer: PeerKey, rule: ImportRule) -> bool:
+        """A changed rule that changes nothing of what is here. Whether something was refused that
+        it may not refuse."""
+        state = self._peers.get(peer)
+        if state is None:
+            return False
+        state.rule = rule
+        if not BY_LISTS.intersection(state.refused_for):
+            return False
+        state.forget_refusals()
+        return True
 
     def announce(
         self,

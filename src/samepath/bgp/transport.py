@@ -41,7 +41,7 @@ from samepath.bgp.hints import drops_text, same_identifiers, with_hints
 from samepath.bgp.link import CLOSE_S
 from samepath.bgp.neighbors import Neighbors, local_side, own_identity, terms
 from samepath.bgp.peer import FamilyStatus, Peer, PeerStatus
-from samepath.bgp.policy import Refusal
+from samepath.bgp.policy import ImportRule, Refusal
 from samepath.bgp.prefix_limits import PrefixLimits
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
@@ -71,6 +71,8 @@ TURN_S = 0.010
 """A turn ends after so long; the rest waits for the next, behind whatever else is due."""
 SLICE_S = 0.002
 """In a turn a neighbour that has more to do lets the next one go on after so long."""
+Affected = dict[tuple[ImportRule, ImportRule], set[Address] | None]
+
 FORGET_S = 600.0
 """A neighbour of a range that is down stays in the status for so long."""
 EVICT_S = 1.0
@@ -242,6 +244,7 @@ class Speaker:
         self._neighbors, self.config = neighbors, config
         is_other = (former.asn, former.router_id) != (self._local.asn, self._local.router_id)
         self._know_ourselves()
+        affected: Affected = {}
         for peer in list(self._peers.values()):
             neighbor = self._neighbors.match(peer.address)
             if neighbor is None:
@@ -252,17 +255,26 @@ class Speaker:
                 log.info("%s: another password: a new session", address_text(peer.address))
                 self._remove_peer(peer, Cease.OTHER_CONFIGURATION_CHANGE)
             else:
-                self._update_peer(peer, neighbor)
+                self._update_peer(peer, neighbor, affected)
         for address, neighbor in self._neighbors.by_address.items():
             if address not in self._peers:
                 self._add_peer(address, neighbor)
         self._news()
 
-    def _update_peer(self, peer: Peer, neighbor: Neighbor) -> None:
+    def _update_peer(self, peer: Peer, neighbor: Neighbor, affected: Affected) -> None:
+        """`affected`: whose paths a change of rules concerns, as far as that is known: a thousand
+        neighbours may have the same one, and looking for their paths takes a while for each."""
         changed = peer.neighbor.import_ != neighbor.import_
         peer.relocate(neighbor, self._local)
         if changed:
-            peer.reimport(neighbor, self._neighbors.rules[neighbor.name], self._loop.time())
+            old, new = peer.rule, self._neighbors.rules[neighbor.name]
+            if (old, new) not in affected:
+                affected[old, new] = self.rib.affected(old, new)
+            concerned = affected[old, new]
+            if concerned is None or peer.address in concerned:
+                peer.reimport(neighbor, new, self._loop.time())
+            else:
+                peer.take_rule(neighbor, new, self._loop.time())
             if self._limits.waits_until(peer.address, self._loop.time()) is not None:
                 self._limits.forget(peer.address)
                 peer.start(self._loop.time())
