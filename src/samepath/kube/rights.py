@@ -102,7 +102,7 @@ RIGHTS: dict[str, frozenset[Right]] = {
             *_on(kinds.IP_ADDRESS_POOLS, *_READ),
             *_on(kinds.IP_POOLS, *_READ),
             *_on(kinds.BLOCK_CLAIMS, *_READ),
-            *_on(kinds.BFD_PROFILES, *_READ),
+            *_on(kinds.BGP_ADVERTISEMENTS, *_READ),
             *_on(kinds.GATEWAY_TIERS, *_READ),
         )
     ),
