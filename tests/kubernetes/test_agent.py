@@ -60,9 +60,12 @@ def serve(stage: KubeStage, router: Router, **config: Any) -> None:
     until(lambda: stage.ask("ready")["ready"])
 
 
-def stood(router: Router, seen: int = 0) -> bool:
-    """Whether the service was told all the time since then."""
-    return all(HOST in rib and HOST6 in rib for _, rib in router.ask("history")[seen:])
+def stood(router: Router, seen: int | None = None) -> bool:
+    """Whether the service was told all the time: since then, or since it was told first."""
+    worlds = [rib for _, rib in router.ask("history")]
+    if seen is None:
+        seen = next(i for i, rib in enumerate(worlds) if rib.keys() >= {HOST, HOST6})
+    return all(rib.keys() >= {HOST, HOST6} for rib in worlds[seen:])
 
 
 def test_all_of_it_from_the_api_server(stage: KubeStage, router: Router) -> None:
@@ -145,6 +148,18 @@ def test_an_answer_that_is_a_refusal_takes_nothing_away(
     until(lambda: router.told()[HOST]["weight"] == 2, 90)
     assert stood(router, seen)
     assert router.peer()["flaps"] == 0
+
+
+def test_a_right_that_is_missing_is_named_and_holds_up_no_other_kind(
+    stage: KubeStage, router: Router
+) -> None:
+    serve(stage, router)
+    stage.server.fault(403, path="bgpadvertisements")
+    stage.server.break_watches()
+    until(lambda: "bgpadvertisements" in stage.status()["manifests"]["trouble"])
+    stage.put(*slices("RR"))
+    until(lambda: router.told()[HOST]["weight"] == 2, 60)
+    assert stood(router)
 
 
 def test_an_agent_that_starts_while_the_server_is_away(stage: KubeStage, router: Router) -> None:
@@ -236,16 +251,44 @@ def test_a_drain_by_the_nodes_annotation(gateway: KubeStage) -> None:
     drains_and_returns(gateway, away, node("n1"))
 
 
+def test_of_two_nodes_one_drains_and_the_other_stays(stage: KubeStage) -> None:
+    """In a namespace each, by one gateway; n1 is labelled while somebody holds a flow to it."""
+    stage.down()
+    stage.up(nodes=2)
+    stage.gateway_program()
+    both = slices("RR")
+    for part in both:
+        part["endpoints"][1]["nodeName"] = "n2"
+    stage.put(*WEB[:2], node("n2"), *both, *TOLD)
+    for name in ("n1", "n2"):
+        stage.configure(name, drain_deadline_s=600)
+        stage.start(name)
+    until(lambda: stage.paths() == ([NODE, "10.83.0.12"], []), 40)
+    hold(stage, VIP, "10.83.0.1")
+    stage.put(node("n1", {NodeDrain.LABEL.value: ""}))
+    until(lambda: stage.paths() == (["10.83.0.12"], [NODE]), 30)
+    time.sleep(3)  # a drain that nobody held would be over by now
+    assert stage.paths() == (["10.83.0.12"], [NODE])
+    stage.put(node("n1"))
+    until(lambda: stage.paths() == ([NODE, "10.83.0.12"], []), 30)
+
+
+def hold(stage: KubeStage, vip: str, source: str) -> None:
+    """A flow to the service, for the agent's conntrack."""
+    stage.nodes["n1"].run(
+        "conntrack", "-I", "-p", "tcp", "-s", source, "-d", vip, "--sport", "1234",
+        "--dport", "80", "--state", "ESTABLISHED", "-t", "600",
+    )  # fmt: skip
+
+
 def test_the_way_a_drain_is_told(stage: KubeStage, router: Router) -> None:
     """GRACEFUL_SHUTDOWN until the deadline of its advertisement, while a flow is held."""
     serve(stage, router)
     stage.put(
         ours("BGPAdvertisement", "all", drainDeadline="4s"),
     )
-    host = stage.nodes["n1"]
-    for vip, source in ((VIP, "10.83.0.1"), (VIP6, "2001:db8:83::1")):
-        host.run("conntrack", "-I", "-p", "tcp", "-s", source, "-d", vip, "--sport", "1234",
-                 "--dport", "80", "--state", "ESTABLISHED", "-t", "600")  # fmt: skip
+    hold(stage, VIP, "10.83.0.1")
+    hold(stage, VIP6, "2001:db8:83::1")
     stage.put(*slices("S"))
     until(lambda: router.told()[HOST]["draining"])
     began = time.monotonic()

@@ -184,6 +184,8 @@ def _services(out: Console, answer: dict[str, Any], everything: bool) -> None:
     for service in shown:
         drain = service.get("drain")
         why = service["text"] or service["why"]
+        if service.get("peers") is not None and len(service["peers"]) < len(answer["peers"]):
+            why += f", to {escape(', '.join(service['peers']))}"
         if drain:
             why += f" ({drain['flows']} flows left, for {ago(drain['for_s'])})"
         made.add_row(

@@ -197,7 +197,10 @@ def _refusals(agent: Agent) -> list[dict[str, str]]:
 
 
 def _services(agent: Agent, now: float) -> list[dict[str, Any]]:
+    """`peers`: who is told, where BGPAdvertisements say so; None: every neighbour."""
     shown = []
+    names = sorted(agent.routing.told_of_services)
+    told: dict[int, list[str]] = {}
     for row in agent.serving.rows:
         entry: dict[str, Any] = {
             "service": row.service,
@@ -208,6 +211,10 @@ def _services(agent: Agent, now: float) -> list[dict[str, Any]]:
             "text": row.why.text,
             "weight": row.weight,
         }
+        rules = agent.serving.told.get(row.address) if row.address else None
+        if rules is not None and id(rules) not in told:
+            told[id(rules)] = [n for n in names if any(rule.is_for((n,)) for rule in rules)]
+        entry["peers"] = told[id(rules)] if rules is not None else None
         drain = agent.serving.drains.rows.get(row.address) if row.address else None
         if drain is not None:
             entry["drain"] = {
