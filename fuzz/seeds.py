@@ -275,6 +275,96 @@ kind: IPPool
 metadata: {name: pool}
 spec: {cidr: 10.244.0.0/16, blockSize: 26, natOutgoing: true, nodeSelector: 'a == "b"'}
 """
+_OURS = """\
+apiVersion: samepath.dev/v1
+kind: BGPPeer
+metadata: {name: tor-a, uid: u, resourceVersion: "1"}
+spec:
+  myASN: 64512
+  peerASN: 64500
+  peerAddress: 192.0.2.1
+  sourceAddress: 192.0.2.9
+  holdTime: 1m30s
+  keepaliveTime: 500ms
+  connectTime: 5s
+  routerID: 10.0.0.1
+  nodeSelectors:
+  - matchLabels: {rack: a}
+    matchExpressions: [{key: a/b, operator: NotIn, values: [x]}, {key: c, operator: Exists}]
+  passwordSecret: {name: s, namespace: x}
+  bfdProfile: fast
+---
+apiVersion: samepath.dev/v1
+kind: BGPAdvertisement
+metadata: {name: a}
+spec:
+  ipAddressPools: [p]
+  aggregationLength: 24
+  communities: ["1:2", "large:1:2:3", no-export, vpn]
+  peers: [tor-a]
+  drainDeadline: 10m
+---
+apiVersion: samepath.dev/v1
+kind: IPAddressPool
+metadata: {name: p, labels: {zone: dmz}}
+spec:
+  addresses: [198.51.100.0/24, 192.0.2.1-192.0.2.9, "2001:db8::1 - 2001:db8::9"]
+  serviceAllocation: {priority: 1, namespaces: [a], serviceSelectors: [{matchLabels: {b: c}}]}
+---
+apiVersion: samepath.dev/v1
+kind: BFDProfile
+metadata: {name: fast}
+spec: {receiveInterval: 100, transmitInterval: 100, echoMode: false}
+---
+apiVersion: samepath.dev/v1
+kind: Community
+metadata: {name: c}
+spec: {communities: [{name: vpn, value: "1:2"}]}
+---
+apiVersion: samepath.dev/v1
+kind: GatewayTier
+metadata: {name: edge}
+spec: {buckets: 1021, hashSeed: 1, idleTimer: 2m, moveDeadline: 0s, transitionIdle: 1h}
+---
+apiVersion: samepath.dev/v1
+kind: BlockClaim
+metadata: {name: 10-1-0-64-26, annotations: {samepath.dev/pending: "true"}}
+spec: {cidr: 10.1.0.64/26, node: n1}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: a, labels: {b: c}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s, namespace: a}
+data: {password: aHVzaAo=}
+stringData: {password: hush}
+"""
+_ASKING = """\
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  creationTimestamp: "2026-01-01T00:00:00Z"
+  annotations:
+    samepath.dev/load-balancer-ips: 192.0.2.1, 2001:db8::1
+    metallb.io/address-pool: p, q
+    samepath.dev/allow-shared-ip: k
+    samepath.dev/ip-allocated-from-pool: p
+    service.beta.kubernetes.io/load-balancer-source-ranges: 10.0.0.0/8,x
+spec:
+  type: LoadBalancer
+  loadBalancerIP: 192.0.2.2
+  ipFamilies: [IPv6, IPv4]
+  ipFamilyPolicy: PreferDualStack
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
+  healthCheckNodePort: 30000
+  selector: {app: web}
+  ports: [{port: 80, nodePort: 31000}]
+status: {conditions: [{type: samepath.dev/AddressAssigned, reason: r, message: m}]}
+"""
 
 
 def manifests() -> list[bytes]:
@@ -284,6 +374,9 @@ def manifests() -> list[bytes]:
     return [
         b"y" + _SERVICE.encode(),
         b"y" + _OTHERS.encode(),
+        b"y" + _OURS.encode(),
+        b"y" + _ASKING.encode(),
+        *(b"y" + part.encode() for part in _OURS.split("---\n")),
         b"j" + json.dumps(listed).encode(),
         b"j" + json.dumps({**listed, "kind": "ServiceList"}).encode(),
         b"y" + odd.encode(),
@@ -332,6 +425,24 @@ def selectors() -> list[bytes]:
         "all()", "!global()", "has(a)", "", 'a != "b"',
     )  # fmt: skip
     return [text.encode() for text in texts]
+
+
+def watches() -> list[bytes]:
+    kinds = {resource.kind: number for number, resource in enumerate(kube_watch.KINDS)}
+    found = []
+    for document in yaml.safe_load_all("---\n".join((_SERVICE, _OTHERS, _OURS, _ASKING))):
+        if not document or document["kind"] not in kinds:
+            continue
+        document["metadata"]["resourceVersion"] = "7"
+        for names in (("ADDED", "MODIFIED", "DELETED"), ("ADDED", "BOOKMARK", "ERROR")):
+            events = [{"type": name, "object": document} for name in names]
+            lines = b"\n".join(json.dumps(event).encode() for event in events)
+            found.append(bytes((kinds[document["kind"]], 40)) + lines + b"\n")
+    expired = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
+    nameless = {"type": "ADDED", "object": {"metadata": {"resourceVersion": "1"}}}
+    odd = (expired, nameless, {"type": "NEWS", "object": nameless["object"]}, {"type": 1}, [])
+    found += [b"\0\0" + json.dumps(event).encode() + b"\n" for event in odd]
+    return [*found, b"\0\xff" + b"x" * 3000, b"\0\7\n\n{\n", b"\0\0" + b"[" * 1500 + b"\n"]
 
 
 def questions() -> list[bytes]:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fuzz import bfd_play, bgp_codec, bgp_play, cni_calls, ipam, netlink, seeds, texts, words
+from fuzz import (
+    bfd_play,
+    bgp_codec,
+    bgp_play,
+    cni_calls,
+    ipam,
+    kube_watch,
+    netlink,
+    seeds,
+    texts,
+    words,
+)
 from fuzz.update_mutator import Mutate, mutated
 
 
@@ -58,9 +69,22 @@ TARGETS: dict[str, Target] = {
     "cni-result": Target(cni_calls.result, ("cni/result.py",), seeds.cni_results, words.cni_words),
     "manifests": Target(
         texts.manifests,
-        ("model/documents.py", "kube/objects.py"),
+        (
+            "model/documents.py",
+            "kube/objects.py",
+            "kube/core.py",
+            "kube/requests.py",
+            "kube/kinds.py",
+            "kube/reading.py",
+        ),
         seeds.manifests,
         words.manifest_words,
+    ),
+    "watch": Target(
+        kube_watch.watch,
+        ("kube/wire.py", "kube/following.py", "kube/api_source.py", "kube/core.py"),
+        seeds.watches,
+        words.watch_words,
     ),
     "config": Target(texts.config, ("model/config.py",), seeds.configs, words.config_words),
     "selector": Target(

@@ -17,9 +17,11 @@ from msgspec import NODEFAULT, inspect
 from samepath.kube import crd_files, specs, statuses
 from samepath.kube.crd_notes import NOTES
 from samepath.kube.crds import KINDS, Kind, definition, definitions, schema
+from samepath.kube.objects import parse_object
 from samepath.kube.schemas import WHOLE, schema_of
 from samepath.kube.texts import Is
 from samepath.lab.api_server import rules, schemas
+from samepath.model.documents import Document, DocumentError
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -329,6 +331,22 @@ def test_rules_refuse_with_a_message(
     assert not more
     assert found.startswith(f"{field}: ")
     assert found.endswith(said)
+
+
+def by_parser(kind: str, spec: dict[str, Any]) -> str | None:
+    data = {"apiVersion": "samepath.dev/v1", "kind": kind, "metadata": {"name": "a"}, "spec": spec}
+    try:
+        parse_object(Document("t", 1, data, {}))
+    except DocumentError as error:
+        return error.field
+    return None
+
+
+def test_the_parser_says_the_same() -> None:
+    for kind, spec in GOOD:
+        assert by_parser(kind, spec) is None, spec
+    for kind, spec, field, _ in BAD:
+        assert (by_parser(kind, spec) or "").startswith(field), spec
 
 
 def test_what_cannot_be_changed() -> None:

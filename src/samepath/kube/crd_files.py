@@ -1,6 +1,7 @@
 """The files that are made of `kube.crds`: deploy/crds, and the tables of docs/kubernetes-kinds.md.
 
-    python -m samepath.kube.crd_files        in the folder of the repository
+    python -m samepath.kube.crd_files        in the folder of the repository; then
+    scripts/render-manifest                  for the manifest that has them, too
 
 A test holds the files against the code.
 """
