@@ -3,7 +3,10 @@ a folder of manifests. By the API server: tests/kubernetes/test_agent.py."""
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,3 +248,22 @@ def test_one_file_for_two_nodes_with_made_router_ids(stage: FolderStage) -> None
     assert peers(stage)["other"] == "OTHER_ROUTER_ID"
     until(lambda: HOST in one.told("10.83.0.11"))
     assert HOST not in one.told("10.83.0.12")
+
+
+def test_who_we_are_by_options_and_environment(tmp_path: Path) -> None:
+    """A run_dir that is no folder ends it in any case, but later."""
+    config = tmp_path / "agent.yaml"
+    config.write_text(yaml.safe_dump({"manifests": "/nowhere", "run_dir": str(config)}))
+    command = [sys.executable, "-m", "samepath.cli.main", "agent", "--config", str(config)]
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("SAMEPATH_NODE")}
+    for more, given, status, said in (
+        ([], {}, 2, "neither --node nor SAMEPATH_NODE"),
+        ([], {"SAMEPATH_NODE": "n1", "SAMEPATH_NODE_IP": "nonsense"}, 2, "nonsense"),
+        ([], {"SAMEPATH_NODE": "n1", "SAMEPATH_NODE_IP": "10.0.0.1"}, 1, "run_dir"),
+        (["--node", "n1", "--node-ip", "fd00::1"], {}, 1, "run_dir"),
+    ):
+        done = subprocess.run(
+            [*command, *more], env={**bare, **given}, capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == status, done.stderr
+        assert said in done.stderr

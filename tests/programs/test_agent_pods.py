@@ -165,7 +165,7 @@ class World:
             return None
         said = self.call("STATUS")
         message = json.loads(said.body)["msg"] if said.status else ""
-        is_waiting = "not read all manifests" in message or "cni.sock" in message
+        is_waiting = "not read all objects" in message or "cni.sock" in message
         return None if is_waiting else (json.loads(said.body)["code"] if said.status else 0)
 
     # what is there

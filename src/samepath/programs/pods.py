@@ -52,7 +52,7 @@ PAUSE_S = 0.5
 PAUSE_SHARE = 10
 """Between two looks, however often we are woken: so long, and so many times what a look takes."""
 _WAITING = CniError(
-    Code.TRY_AGAIN_LATER, "the agent has not read all manifests yet, so it knows no addresses"
+    Code.TRY_AGAIN_LATER, "the agent has not read all objects yet, so it knows no addresses"
 )
 
 
