@@ -22,6 +22,8 @@ from samepath.kube.schemas import WHOLE, schema_of
 from samepath.kube.texts import Is
 from samepath.lab.api_server import rules, schemas
 from samepath.model.documents import Document, DocumentError
+from samepath.model.net import parse_address
+from samepath.plan.node_status import Session, View, desired
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -397,18 +399,33 @@ def test_every_rule_is_among_those_that_are_tried() -> None:
     assert messages == tried
 
 
-def test_what_is_not_configuration_says_so() -> None:
+def test_what_is_unknown_or_missing() -> None:
     assert faults("BGPPeer", {"spec": {**PEER, "peerAsn": 1}}) == ["unknown field spec.peerAsn"]
     assert faults("BGPPeer", {})[0].startswith("spec: Required value")
+
+
+def test_what_agents_write() -> None:
+    """As `plan.node_status` makes it, with the API server's schema."""
+    session = Session(
+        peer=parse_address("2001:db8::1"),
+        is_established=True,
+        since="2026-01-01T00:00:00Z",
+        bfd="Up",
+        local_asn=64512,
+        peer_asn=64500,
+    )
+    view = View("n1", True, (), {}, {}, (session,), 10)
+    (wanted,) = desired(view).objects.values()
+    assert faults("BGPSessionState", {"status": dict(wanted.status)}) == []
     written = {
         "status": {
             "node": "n1",
             "serviceName": "web",
             "serviceNamespace": "shop",
-            "peers": ["tor-a"],
+            "peers": ["tor-a", "2001:db8::9"],
             "state": "draining",
             "reason": "no ready endpoint",
-            "addresses": ["198.51.100.1"],
+            "addresses": ["198.51.100.1", "2001:db8::1"],
         }
     }
     assert faults("ServiceBGPStatus", written) == []
