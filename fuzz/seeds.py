@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import struct
 
+import yaml
+
+from fuzz import kube_watch
 from samepath.bgp import message
 from samepath.bgp.attributes import AsPath, PathAttributes, SegmentType, UnknownAttribute
 from samepath.bgp.capabilities import Capabilities, Fqdn, GracefulRestart

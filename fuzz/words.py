@@ -57,6 +57,11 @@ def manifest_words() -> list[str]:
     return [*_YAML, *_VALUES, *heads, *(f"{n}: " for n in fields_of(core, specs))]
 
 
+def watch_words() -> list[str]:
+    kinds_of_event = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR", "resourceVersion")
+    return [*_VALUES, *kinds_of_event, *(f'"{name}":' for name in fields_of(core, specs))]
+
+
 def config_words() -> list[str]:
     return [*_YAML, *_VALUES, *(f"{name}: " for name in fields_of(config))]
 

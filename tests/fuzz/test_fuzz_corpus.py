@@ -21,6 +21,7 @@ import samepath.cni.ledger
 import samepath.cni.result
 import samepath.cni.spec
 import samepath.cni.wire
+import samepath.kube.following
 import samepath.model.config
 import samepath.model.documents
 import samepath.model.net
@@ -102,6 +103,7 @@ FAULTS: list[tuple[str, Any, str, Any]] = [
     ("cni-wire", samepath.cni.wire._Frame, "_read_header", impatient),
     ("cni-result", samepath.cni.result, "address_text", always("10.9.9.9")),
     ("manifests", samepath.model.documents.Document, "line_of", always(-1)),
+    ("watch", samepath.kube.following.Following, "_pause", always(0.0)),
     ("config", samepath.model.config, "_session_times", nothing),
     ("selector", samepath.model.selector, "parse", always(always(True))),
     ("question", texts, "flow_of", always(None)),

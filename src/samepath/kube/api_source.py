@@ -304,7 +304,8 @@ def _read_slowly(resource: Resource, raw: msgspec.Raw, file: str) -> Object | No
         data = decode_object(raw)
     except WireError as error:
         raise DocumentError(file, 0, "", str(error)) from error
-    data = {"apiVersion": resource.api_version, "kind": resource.kind, **data}
+    # Items of a list do not say what they are; they are what was asked for.
+    data = {**data, "apiVersion": resource.api_version, "kind": resource.kind}
     return parse_object(Document(file, 0, data, {}))
 
 
