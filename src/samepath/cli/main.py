@@ -11,6 +11,10 @@ import click
 COMMANDS = {
     "gateway": ("samepath.cli.run:gateway", "Run a gateway: BGP paths in, resilient tables out."),
     "agent": ("samepath.cli.run:agent", "Run a node's agent: advertise what this node can serve."),
+    "controller": (
+        "samepath.cli.run:controller",
+        "Give Services their addresses out of pools.",
+    ),
     "status": ("samepath.cli.status:status", "Peers, services, tables, moves, refusals."),
     "trace": ("samepath.cli.trace:trace", "Where a flow goes, and why."),
     "ipam": ("samepath.cli.ipam:ipam", "Pods' addresses: pools, blocks, and who has which."),

@@ -1,4 +1,4 @@
-"""`samepath gateway` and `samepath agent`: the programs, in the foreground."""
+"""`samepath gateway`, `agent` and `controller`: the programs, in the foreground."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def agent(config: str, node: str, node_ip: str) -> None:
     from samepath.programs.agent import run
 
     sys.exit(run(config, node, node_ip))
+
+
+@click.command(help="Give Services their addresses out of pools. Needs an API server.")
+@CONFIG
+def controller(config: str) -> None:
+    from samepath.programs.controller import run
+
+    sys.exit(run(config))

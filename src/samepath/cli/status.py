@@ -1,4 +1,4 @@
-"""`samepath status`: what the gateway and the agent of this host hold to be true, as tables.
+"""`samepath status`: what the programs of this host hold to be true, as tables.
 
 Columns as operators know them from `cilium bgp peers` and its kin. What is wrong comes last, where
 the eye is. `--json` prints one object with the answer of each program under its name, all names as
@@ -25,7 +25,7 @@ from samepath.programs.control import NotRunningError, ask
 RUN_DIR = click.option(
     "--run-dir", default="/run/samepath", show_default=True, help="`run_dir` of the program."
 )
-PROGRAMS = ("gateway", "agent")
+PROGRAMS = ("gateway", "agent", "controller")
 PROBED = click.Choice(("gateway", "agent", "controller"))
 
 
@@ -91,11 +91,13 @@ def ask_all(run_dir: str, everything: bool) -> tuple[dict[str, Any], list[str]]:
 
 def show(answer: dict[str, Any], everything: bool) -> None:
     # Imported here: `--json` and `--help` need no tables.
-    from samepath.cli import status_agent, status_gateway
+    from samepath.cli import status_agent, status_controller, status_gateway
     from samepath.cli.terminal import console
 
     out = console()
     if answer["program"] == "gateway":
         status_gateway.show(out, answer, everything)
+    elif answer["program"] == "controller":
+        status_controller.show(out, answer, everything)
     else:
         status_agent.show(out, answer, everything)

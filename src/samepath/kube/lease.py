@@ -100,6 +100,8 @@ class Election:
         """When the record was first seen as it is; inf: there was no look as yet."""
         self._leads_until = -math.inf
         self._next = -math.inf
+        self.term = 0
+        """How often we became the leader. Between two terms another may have been it."""
 
     def is_leader(self, now: float) -> bool:
         return now < self._leads_until
@@ -159,6 +161,7 @@ class Election:
         """A write that was sent at `sent_at` has succeeded; `record` with its new version."""
         self.record, self._known, self._seen_at = record, True, now
         if record.holder == self.identity:
+            self.term += not self.is_leader(now)
             self._leads_until = sent_at + self.terms.renew_deadline_s
 
     def on_failed(self) -> None:
@@ -177,7 +180,7 @@ class Election:
 
 def new_identity() -> str:
     """Name of our pod, and a random part: a process that starts anew is another candidate."""
-    name = os.environ.get("POD_NAME") or socket.gethostname()
+    name = os.environ.get("SAMEPATH_POD") or socket.gethostname()
     return f"{name}_{secrets.token_hex(6)}"
 
 
@@ -218,6 +221,10 @@ class LeaderElection:
     def is_leader(self) -> bool:
         """To be asked right before each write."""
         return self.election.is_leader(clock())
+
+    @property
+    def term(self) -> int:
+        return self.election.term
 
     @property
     def left_s(self) -> float:
