@@ -75,6 +75,7 @@ TARGETS: dict[str, Target] = {
             "kube/core.py",
             "kube/requests.py",
             "kube/kinds.py",
+            "kube/values.py",
             "kube/reading.py",
         ),
         seeds.manifests,

@@ -16,35 +16,14 @@ RFC 4271 §4.2 (hold time).
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
-from collections.abc import Callable
 
-from samepath.kube import specs
-from samepath.kube.reading import (
-    Context,
-    Reader,
-    duration_s,
-    each,
-    masked_prefix,
-    one,
-    prefix,
-    unicast_prefix,
-)
-from samepath.kube.texts import PATTERN, Is
+from samepath.kube import specs, values
+from samepath.kube.reading import Context, Reader, duration_s, each, one, prefix, unicast_prefix
 from samepath.model import cluster, kinds
 from samepath.model.config import BfdProfile
-from samepath.model.kinds import Operator, Requirement, Selector
-from samepath.model.net import (
-    Address,
-    Family,
-    Nlri,
-    address_text,
-    nlri_address,
-    parse_address,
-    prefix_text,
-)
+from samepath.model.net import Family, Nlri, prefix_text
 from samepath.model.selector import SelectorError, parse
 
 GROUP = "samepath.dev/v1"
@@ -56,8 +35,6 @@ BLOCK_SIZE = {Family.IPV4: 26, Family.IPV6: 122}
 """Unless the pool says otherwise; a pool that is smaller is one block."""
 BLOCK_BITS = 16
 """A block has at most 2 to the power of so many addresses: /16 and /112."""
-
-_MATCHES = {what: re.compile(rf"({pattern})\Z") for what, pattern in PATTERN.items()}
 
 
 # -- Names of claims --------------------------------------------------------------------------
@@ -97,14 +74,14 @@ def read_peer(peer: specs.BGPPeer, context: Context) -> kinds.BGPPeer:
         raise context.error("spec.dualStackAddressFamily", "disableMP says the opposite")
     hold_s, keepalive_s = _session_times(spec, context)
     source = None
-    address = one(context, "spec.peerAddress", spec.peer_address, _session_address)
+    address = one(context, "spec.peerAddress", spec.peer_address, values.session_address)
     if spec.source_address is not None:
-        source = one(context, "spec.sourceAddress", spec.source_address, _session_address)
+        source = one(context, "spec.sourceAddress", spec.source_address, values.session_address)
         if len(source) != len(address):
             raise context.error("spec.sourceAddress", "not of the family of peerAddress")
     router_id = None
     if spec.router_id is not None:
-        router_id = one(context, "spec.routerID", spec.router_id, _router_id)
+        router_id = one(context, "spec.routerID", spec.router_id, values.router_id)
     return kinds.BGPPeer(
         name=peer.metadata.name,
         my_asn=spec.my_asn,
@@ -116,7 +93,7 @@ def read_peer(peer: specs.BGPPeer, context: Context) -> kinds.BGPPeer:
         keepalive_time_s=keepalive_s,
         connect_time_s=_connect_time_s(spec, context),
         router_id=router_id,
-        node_selectors=_selectors(context, "spec.nodeSelectors", spec.node_selectors),
+        node_selectors=values.selectors(context, "spec.nodeSelectors", spec.node_selectors),
         password=_password(spec, context),
         password_secret=secret,
         bfd_profile=_bfd_profile(spec, context),
@@ -152,13 +129,13 @@ def _password(spec: specs.BGPPeerSpec, context: Context) -> str | None:
 def _secret(spec: specs.BGPPeerSpec, context: Context) -> str | None:
     if spec.password_secret is None or not spec.password_secret.name:
         return None
-    return one(context, "spec.passwordSecret.name", spec.password_secret.name, _name)
+    return one(context, "spec.passwordSecret.name", spec.password_secret.name, values.object_name)
 
 
 def _bfd_profile(spec: specs.BGPPeerSpec, context: Context) -> str | None:
     if not spec.bfd_profile:
         return None
-    return one(context, "spec.bfdProfile", spec.bfd_profile, _name)
+    return one(context, "spec.bfdProfile", spec.bfd_profile, values.object_name)
 
 
 def _session_times(spec: specs.BGPPeerSpec, context: Context) -> tuple[int, int | None]:
@@ -191,7 +168,9 @@ def read_advertisement(
     advertisement: specs.BGPAdvertisement, context: Context
 ) -> kinds.BGPAdvertisement:
     spec = advertisement.spec
-    communities = each(context, "spec.communities", spec.communities or [], _community_or_name)
+    communities = each(
+        context, "spec.communities", spec.communities or [], values.community_or_name
+    )
     if len(set(communities)) != len(communities):
         raise context.error("spec.communities", "a community stands twice")
     deadline_s = None
@@ -199,8 +178,8 @@ def read_advertisement(
         deadline_s = one(context, "spec.drainDeadline", spec.drain_deadline, duration_s)
     return kinds.BGPAdvertisement(
         name=advertisement.metadata.name,
-        ip_address_pools=_names(context, "spec.ipAddressPools", spec.ip_address_pools),
-        pool_selectors=_selectors(
+        ip_address_pools=values.names(context, "spec.ipAddressPools", spec.ip_address_pools),
+        pool_selectors=values.selectors(
             context, "spec.ipAddressPoolSelectors", spec.ip_address_pool_selectors
         ),
         aggregation_length={
@@ -209,9 +188,11 @@ def read_advertisement(
         },
         local_pref=spec.local_pref,
         communities=tuple(communities),
-        node_selectors=_selectors(context, "spec.nodeSelectors", spec.node_selectors),
-        peers=_names(context, "spec.peers", spec.peers),
-        service_selectors=_selectors(context, "spec.serviceSelectors", spec.service_selectors),
+        node_selectors=values.selectors(context, "spec.nodeSelectors", spec.node_selectors),
+        peers=values.names(context, "spec.peers", spec.peers),
+        service_selectors=values.selectors(
+            context, "spec.serviceSelectors", spec.service_selectors
+        ),
         drain_deadline_s=deadline_s,
     )
 
@@ -223,17 +204,17 @@ def read_address_pool(pool: specs.IPAddressPool, context: Context) -> kinds.IPAd
         given, at = spec.service_allocation, "spec.serviceAllocation"
         allocation = kinds.ServiceAllocation(
             priority=given.priority,
-            namespaces=_names(context, f"{at}.namespaces", given.namespaces),
-            namespace_selectors=_selectors(
+            namespaces=values.names(context, f"{at}.namespaces", given.namespaces),
+            namespace_selectors=values.selectors(
                 context, f"{at}.namespaceSelectors", given.namespace_selectors
             ),
-            service_selectors=_selectors(
+            service_selectors=values.selectors(
                 context, f"{at}.serviceSelectors", given.service_selectors
             ),
         )
     return kinds.IPAddressPool(
         name=pool.metadata.name,
-        addresses=tuple(each(context, "spec.addresses", spec.addresses, _range)),
+        addresses=tuple(each(context, "spec.addresses", spec.addresses, values.address_range)),
         labels=pool.metadata.labels or {},
         auto_assign=spec.auto_assign,
         avoid_buggy_ips=spec.avoid_buggy_ips,
@@ -262,10 +243,10 @@ def read_community(community: specs.Community, context: Context) -> kinds.Commun
     aliases: dict[str, str] = {}
     for index, given in enumerate(community.spec.communities or []):
         path = f"spec.communities[{index}]"
-        name = one(context, f"{path}.name", given.name, _alias)
+        name = one(context, f"{path}.name", given.name, values.alias)
         if name in aliases:
             raise context.error(f"{path}.name", f"{name} stands twice")
-        aliases[name] = one(context, f"{path}.value", given.value, _community)
+        aliases[name] = one(context, f"{path}.value", given.value, values.community)
     return kinds.Community(name=community.metadata.name, aliases=aliases)
 
 
@@ -335,108 +316,11 @@ def read_claim(claim: specs.BlockClaim, context: Context) -> kinds.BlockClaim:
         name=metadata.name,
         family=family,
         cidr=cidr,
-        node=one(context, "spec.node", claim.spec.node, _name),
+        node=one(context, "spec.node", claim.spec.node, values.object_name),
         pending=(metadata.annotations or {}).get(PENDING, "false") != "false",
         uid=metadata.uid or "",
         resource_version=metadata.resource_version or "",
     )
-
-
-# -- Values -----------------------------------------------------------------------------------
-
-
-def _selectors(
-    context: Context, path: str, given: list[specs.LabelSelector] | None
-) -> tuple[Selector, ...]:
-    return tuple(_selector(context, f"{path}[{i}]", s) for i, s in enumerate(given or []))
-
-
-def _selector(context: Context, path: str, given: specs.LabelSelector) -> Selector:
-    requirements = []
-    for key, value in (given.match_labels or {}).items():
-        one(context, f"{path}.matchLabels", key, _label_key)
-        one(context, f"{path}.matchLabels", value, _label_value)
-        requirements.append(Requirement(key, Operator.IN, (value,)))
-    for index, expression in enumerate(given.match_expressions or []):
-        at = f"{path}.matchExpressions[{index}]"
-        key = one(context, f"{at}.key", expression.key, _label_key)
-        values = tuple(each(context, f"{at}.values", expression.values or [], _label_value))
-        operator = Operator(expression.operator)
-        if (operator in (Operator.IN, Operator.NOT_IN)) != bool(values):
-            wanted = "no values" if values else "at least one value"
-            raise context.error(f"{at}.values", f"{operator.value} needs {wanted}")
-        requirements.append(Requirement(key, operator, values))
-    return Selector(tuple(requirements))
-
-
-def _names(context: Context, path: str, given: list[str] | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each(context, path, given or [], _name)))
-
-
-def _texts(what: Is) -> Callable[[str], str]:
-    """A reader of texts that are `what`."""
-    match = _MATCHES[what].match
-
-    def read(text: str) -> str:
-        if not match(text):
-            raise ValueError(f"{text!r} is not {what.value}")
-        return text
-
-    return read
-
-
-_name = _texts(Is.NAME)
-_address = _texts(Is.ADDRESS)
-_label_key = _texts(Is.LABEL_KEY)
-_label_value = _texts(Is.LABEL_VALUE)
-_alias = _texts(Is.ALIAS)
-_community = _texts(Is.COMMUNITY)
-_community_or_name = _texts(Is.COMMUNITY_OR_NAME)
-
-
-def _session_address(text: str) -> Address:
-    """One end of a session; loopback may be: another daemon of the same node."""
-    address = ipaddress.ip_address(_address(text))
-    for name in ("unspecified", "multicast"):
-        if getattr(address, f"is_{name}"):
-            raise ValueError(f"{text} is {name}")
-    if text == "255.255.255.255":
-        raise ValueError(f"{text} is broadcast")
-    if address.version == 6 and address.is_link_local:
-        raise ValueError(f"{text} is link-local: it says nothing without an interface")
-    return address.packed
-
-
-def _router_id(text: str) -> Address:
-    """RFC 6286: four octets, not zero."""
-    address = ipaddress.IPv4Address(_texts(Is.ROUTER_ID)(text))
-    if not int(address):
-        raise ValueError(f"{text} is no router ID")
-    return address.packed
-
-
-def _range(text: str) -> kinds.Range:
-    """`198.51.100.0/24` or `198.51.100.10-198.51.100.20`, both included."""
-    first_text, dash, last_text = _texts(Is.ADDRESSES)(text).partition("-")
-    if not dash:
-        family, nlri = masked_prefix(text)
-        first = nlri_address(family, nlri)
-        number = int.from_bytes(first, "big") | (1 << (family.bits - nlri[0])) - 1
-        last = number.to_bytes(family.octets, "big")
-    else:
-        first, last = parse_address(first_text.strip()), parse_address(last_text.strip())
-        if first > last:
-            raise ValueError(f"{text}: the last address is before the first")
-    for address in (first, last):
-        _range_end(address, text)
-    return kinds.Range(first, last)
-
-
-def _range_end(address: Address, text: str) -> None:
-    known = ipaddress.ip_address(address)
-    for name in ("unspecified", "loopback", "multicast", "link_local"):
-        if getattr(known, f"is_{name}"):
-            raise ValueError(f"{text}: {address_text(address)} is {name.replace('_', '-')}")
 
 
 READERS: dict[str, Reader] = {
