@@ -102,11 +102,7 @@ def test_how_a_list_and_a_watch_are_asked_for(tmp_path: Path) -> None:
             await eventually(lambda: len(scripted.asked) == 2)
             first, second = (dict(request.query) for request in scripted.asked)
             common = {"labelSelector": "a=b", "fieldSelector": "c=d"}
-            assert first == {
-                **common,
-                "resourceVersion": "0",
-                "resourceVersionMatch": "NotOlderThan",
-            }
+            assert first == {**common, "resourceVersion": "0"}
             assert 300 <= int(second.pop("timeoutSeconds")) <= 600
             assert second == {
                 **common,

@@ -97,8 +97,9 @@ class Watch:
     async def _list(self, step: Step) -> list[Change]:
         query = dict(self._wanted.query)
         if step.version:
+            # Without a limit this is "not older than". Servers before 1.22 would read etcd if
+            # `resourceVersionMatch` said so in words.
             query["resourceVersion"] = step.version
-            query["resourceVersionMatch"] = "NotOlderThan"
         version = ""
         pages = self._api.pages(
             self._wanted.resource,
