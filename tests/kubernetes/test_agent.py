@@ -162,24 +162,37 @@ def test_a_right_that_is_missing_is_named_and_holds_up_no_other_kind(
     assert stood(router)
 
 
-def test_an_agent_that_starts_while_the_server_is_away(stage: KubeStage, router: Router) -> None:
-    """The kernel is left as it is, the router keeps the paths; then all is as it was."""
+@pytest.mark.parametrize("remembers", [True, False])
+def test_an_agent_that_starts_while_the_server_is_away(
+    stage: KubeStage, router: Router, remembers: bool
+) -> None:
+    """What it knew last is in force. If it knows nothing, the kernel is left as it is, and the
+    router keeps the paths."""
     serve(stage, router)
-    until(lambda: any("blackhole" in line for line in routes(stage)))
+    kept = stage.run_dir() / "agent-cluster.kept"
+    until(lambda: any("blackhole" in line for line in routes(stage)) and kept.exists(), 30)
     before, seen = routes(stage), len(router.ask("history"))
     stage.kill()
     stage.server.refuse()
+    if not remembers:
+        kept.unlink()
     stage.start()
     until(lambda: stage.status()["manifests"]["trouble"])
-    ready = stage.ask("ready")
-    assert not ready["ready"]
-    assert ready["why"].startswith("not in sync")
-    assert ready["live"]
-    assert router.peer()["stale"]
+    if remembers:
+        until(lambda: router.is_up() and router.peer()["end_of_rib"], 60)
+        assert stage.ask("ready")["ready"]
+    else:
+        ready = stage.ask("ready")
+        assert not ready["ready"]
+        assert ready["why"].startswith("not in sync")
+        assert ready["live"]
+        assert router.peer()["stale"]
     assert routes(stage) == before
+    assert router.told().keys() >= {HOST, HOST6}
     stage.server.accept()
     until(lambda: router.is_up() and router.peer()["end_of_rib"], 60)
     until(lambda: stage.ask("ready")["ready"])
+    until(lambda: not stage.status()["manifests"]["trouble"], 60)
     assert routes(stage) == before
     assert stood(router, seen)
 
