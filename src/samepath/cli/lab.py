@@ -51,6 +51,13 @@ SPEAKER = click.option(
     "Cilium or kube-router configure them. Left out: what the topology says.",
 )
 
+SOURCE = click.option(
+    "--source",
+    type=click.Choice(["manifests", "api-server"]),
+    help="Where agents have the cluster's objects from: a folder of manifests, or an API server of "
+    "the lab's own. Left out: what the topology says.",
+)
+
 
 @click.group(help="Gateways, nodes and clients in network namespaces.")
 def lab() -> None:
@@ -62,15 +69,18 @@ def lab() -> None:
 @TOPOLOGY
 @DATAPLANE
 @SPEAKER
+@SOURCE
 @_one_line
-def up(name: str, topology: Path | None, dataplane: Any, speaker: Any) -> None:
+def up(name: str, topology: Path | None, dataplane: Any, speaker: Any, source: Any) -> None:
     from samepath.lab.running import Lab
     from samepath.lab.topology import read_spec
 
-    spec = read_spec(topology, speaker)
+    spec = read_spec(topology, speaker, source)
     built = Lab.up(name, spec, dataplane, tell=lambda text: click.echo(f"  {text}"))
     click.echo(f"The lab {name!r} is up: {', '.join(built.topology.hosts)}.")
     click.echo(f"Logs, configurations and manifests: {built.run_dir}")
+    if built.cluster is not None:
+        click.echo(f"kubectl: export KUBECONFIG={built.cluster.kubeconfig}")
 
 
 @lab.command(
@@ -129,6 +139,7 @@ def down(name: str) -> None:
 @TOPOLOGY
 @DATAPLANE
 @SPEAKER
+@SOURCE
 @click.option("--connections", type=click.IntRange(40, 20_000), default=2000, show_default=True)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path))
@@ -146,6 +157,7 @@ def run(
     topology: Path | None,
     dataplane: Any,
     speaker: Any,
+    source: Any,
     connections: int,
     json_file: Path | None,
     report: Path | None,
@@ -158,7 +170,7 @@ def run(
 
     result = run_survival(
         name=name,
-        spec=read_spec(topology, speaker),
+        spec=read_spec(topology, speaker, source),
         dataplane=dataplane,
         connections=connections,
         steps=tuple(steps.split(",")) if steps else None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import environment
-from samepath.lab.topology import Client, Gateway, Node, Topology
+from samepath.lab.topology import Client, Control, Gateway, Node, Topology
 
 _QUIET = {
     # Addresses are usable at once, and stay when a link goes down and comes back.
@@ -102,6 +102,8 @@ def hosts(topology: Topology) -> Build:
         _gateway(build, upstream, fabric, gateway)
     for node in topology.nodes:
         _node(build, fabric, node)
+    if topology.control is not None:
+        _control(build, fabric, topology.control)
     return build
 
 
@@ -131,6 +133,12 @@ def _node(build: Build, fabric: Host, node: Node) -> None:
     build.cables.append(Cable(node.name, "seg0", "fabric", node.name))
     _bridged(fabric, node.name)
     build.host(node.name, _FORWARDING).up("seg0", f"{node.segment4}/24", f"{node.segment6}/64")
+
+
+def _control(build: Build, fabric: Host, control: Control) -> None:
+    build.cables.append(Cable(control.name, "seg0", "fabric", control.name))
+    _bridged(fabric, control.name)
+    build.host(control.name).up("seg0", f"{control.segment4}/24", f"{control.segment6}/64")
 
 
 def _bridged(fabric: Host, port: str) -> None:

@@ -122,12 +122,18 @@ class Places:
     store: str
     block_claims: str
     """One file for all nodes."""
+    kubeconfig: str | None = None
+    """The objects come from the API server, and blocks are claimed there."""
 
 
 def agent_config(topology: Topology, node: Node, places: Places) -> str:
     """`agent.yaml`: every gateway is a neighbour; blocks are claimed when they are needed. Beside
     another speaker it has no neighbours, and blocks that are known beforehand."""
     is_ours = topology.spec.speaker == "agent"
+    source: dict[str, Any] = {"manifests": places.manifests}
+    if places.kubeconfig is not None:
+        source = {"kubernetes": {"kubeconfig": places.kubeconfig}}
+    claims = is_ours
     neighbors = [
         {
             "address": gateway.segment4,
@@ -147,10 +153,10 @@ def agent_config(topology: Topology, node: Node, places: Places) -> str:
             "neighbors": neighbors if is_ours else [],
             "run_dir": places.run_dir,
             "node": node.name,
-            "manifests": places.manifests,
+            **source,
             "pod_cidrs": [] if is_ours else list(foreign_config.blocks(topology, node)),
             "cni": {"store": places.store}
-            | ({"block_claims": places.block_claims} if is_ours else {}),
+            | ({"block_claims": places.block_claims} if claims else {}),
         }
     )
 
@@ -204,15 +210,23 @@ def manifests(
     nodes: Iterable[Node], draining: Iterable[str], endpoints: Iterable[Endpoint]
 ) -> dict[str, str]:
     """File name to text: a Node a file, the Service, an IPPool and an EndpointSlice a family."""
+    found = objects(nodes, draining, endpoints)
+    return {name: _yaml(document) for name, document in found.items()}
+
+
+def objects(
+    nodes: Iterable[Node], draining: Iterable[str], endpoints: Iterable[Endpoint]
+) -> dict[str, dict[str, Any]]:
+    """The same as data, for the API server."""
     drained = set(draining)
     listed = sorted(endpoints, key=lambda e: e.pod.name)
-    files = {f"node-{n.name}.yaml": _yaml(_node(n, n.name in drained)) for n in nodes}
+    found = {f"node-{n.name}.yaml": _node(n, n.name in drained) for n in nodes}
     for family, cidr, size in zip(("ipv4", "ipv6"), POD_POOLS, BLOCK_SIZES, strict=True):
-        files[f"pool-{family}.yaml"] = _yaml(_pool(f"pods-{family}", cidr, size))
-    files["service.yaml"] = _yaml(_service())
-    files["endpoints-ipv4.yaml"] = _yaml(_slice("IPv4", listed))
-    files["endpoints-ipv6.yaml"] = _yaml(_slice("IPv6", listed))
-    return files
+        found[f"pool-{family}.yaml"] = _pool(f"pods-{family}", cidr, size)
+    found["service.yaml"] = _service()
+    found["endpoints-ipv4.yaml"] = _slice("IPv4", listed)
+    found["endpoints-ipv6.yaml"] = _slice("IPv6", listed)
+    return found
 
 
 def _node(node: Node, draining: bool) -> dict[str, Any]:

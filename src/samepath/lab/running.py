@@ -18,6 +18,7 @@ import msgspec
 
 from samepath.cni.install import CONFLIST, PROGRAM, install
 from samepath.lab import build, foreign, processes, render, runtime
+from samepath.lab.cluster import Cluster
 from samepath.lab.netns import Namespace
 from samepath.lab.processes import Process
 from samepath.lab.removal import checked, down, namespaces_of, need_root, programs_of
@@ -38,6 +39,7 @@ class Lab:
         self.name = state.name
         self.topology: Topology = topology(state.spec)
         self.run_dir = ROOT / state.name
+        self.cluster = Cluster(self) if self.topology.control else None
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     # Up, open, down.
@@ -96,6 +98,10 @@ class Lab:
         build.make(plan, {name: self.host(name) for name in plan.hosts}, self.name)
         self.state.nodes = [n.name for n in self.topology.working]
         self.state.expected_peers = len(self.state.nodes)
+        if self.cluster is not None:
+            tell("API server")
+            self.cluster.start()
+            self.cluster.define()
         self.write_manifests()
         if programs:
             self._start_programs(tell)
@@ -167,12 +173,12 @@ class Lab:
     def log(self, host: str, role: str) -> Path:
         return self.run_dir / "log" / f"{host}.{role}.log"
 
-    def start(self, host: str, role: str, command: Sequence[str]) -> Process:
+    def start(self, host: str, role: str, command: Sequence[str], **options: Any) -> Process:
         """A process that outlives ours, its output appended to its log."""
         with self.log(host, role).open("ab") as log:
             child = processes.spawn(
                 self.name, self.host(host), command,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options,
             )  # fmt: skip
         self._children[child.pid] = child
         begun = processes.start_time(child.pid)
@@ -239,6 +245,7 @@ class Lab:
             run_dir=self.program_dir(name),
             store=str(self.run_dir / "stores" / f"{name}.db"),
             block_claims=str(self.run_dir / "claims"),
+            kubeconfig=self.cluster.agent_kubeconfig() if self.cluster else None,
         )
         text = render.agent_config(self.topology, self.topology.node(name), places)
         config = self._config(f"{name}.yaml", text)
@@ -384,11 +391,16 @@ class Lab:
         self._save()
 
     def write_manifests(self) -> None:
-        """Bring the folder to the present state, each changed file by rename."""
+        """Bring the folder to the present state, each changed file by rename; the API server, if
+        there is one, too."""
         endpoints = [e for p in self.state.pods if (e := p.endpoint())]
         nodes = [n for n in self.topology.nodes if n.name in self.state.nodes]
         # Another speaker drains by what it says: the agent beside it knows of no drain.
         draining = self.state.draining if self.state.spec.speaker == "agent" else []
+        if self.cluster is not None:
+            found = render.objects(nodes, draining, endpoints)
+            self.cluster.bring(found.values())
+            self.cluster.keep_nodes(node.name for node in nodes)
         files = render.manifests(nodes, draining, endpoints)
         folder = self.run_dir / "manifests"
         for name, text in files.items():

@@ -28,6 +28,8 @@ SEGMENT = ("10.83.0.0/24", "2001:db8:83::/64")
 POD_POOLS = ("10.244.0.0/16", "2001:db8:244::/48")
 BLOCK_SIZES = (26, 122)
 Speaker = Literal["agent", "frr", "bird", "gobgp"]
+Source = Literal["manifests", "api-server"]
+API_PORT = 6443
 CLUSTER_ADDRESSES = ("10.96.0.10", "2001:db8:96::10")
 
 
@@ -48,6 +50,9 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     speaker: Speaker = "agent"
     """Who speaks BGP on the nodes: our agent, or another daemon configured as MetalLB's (FRR),
     Calico's (BIRD) or Cilium's and kube-router's (GoBGP); `lab.foreign`."""
+    source: Source = "manifests"
+    """Where agents have the cluster's objects from: a folder, or an API server of the lab's own, in
+    a namespace `cp` beside the nodes (`lab.cluster`)."""
     hold_time_s: int = 9
     buckets: int = 1021
     idle_timer_s: float = 30.0
@@ -108,6 +113,15 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """Where the API server runs: `seg0` to the bridge."""
+
+    name: str
+    segment4: str
+    segment6: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One endpoint of the service, in a namespace of its own; its addresses are the plugin's."""
 
@@ -126,6 +140,8 @@ class Topology:
     gateways: tuple[Gateway, ...]
     nodes: tuple[Node, ...]
     """The working ones first, then the spares."""
+    control: Control | None = None
+    """None: the objects are in a folder."""
 
     @property
     def working(self) -> tuple[Node, ...]:
@@ -144,6 +160,7 @@ class Topology:
             *(c.name for c in self.clients),
             *(g.name for g in self.gateways),
             *(n.name for n in self.nodes),
+            *((self.control.name,) if self.control else ()),
         )
 
     def node(self, name: str) -> Node:
@@ -166,13 +183,17 @@ def topology(spec: Spec) -> Topology:
         clients=tuple(_client(i, spec.addresses_per_client) for i in range(1, spec.clients + 1)),
         gateways=tuple(_gateway(i) for i in range(1, spec.gateways + 1)),
         nodes=tuple(_node(i, spare=i > spec.nodes) for i in range(1, spec.nodes + spec.spares + 1)),
+        control=None if spec.source == "manifests" else _control(),
     )
 
 
-def read_spec(file: Path | None, speaker: Speaker | None = None) -> Spec:
-    """The description in a YAML file, with another speaker where one is given. Raises ValueError
-    that names the file and the field."""
-    given = {} if speaker is None else {"speaker": speaker}
+def read_spec(
+    file: Path | None, speaker: Speaker | None = None, source: Source | None = None
+) -> Spec:
+    """The description in a YAML file, with another speaker or source where one is given. Raises
+    ValueError that names the file and the field."""
+    words = {"speaker": speaker, "source": source}
+    given = {name: word for name, word in words.items() if word is not None}
     if file is None:
         return msgspec.convert(given, Spec)
     try:
@@ -209,6 +230,10 @@ def _gateway(index: int) -> Gateway:
         uplink4=_nth(four, 2),
         uplink6=_nth(six, 2),
     )
+
+
+def _control() -> Control:
+    return Control("cp", _nth(SEGMENT[0], 9), _nth(SEGMENT[1], 9))
 
 
 def _node(index: int, *, spare: bool) -> Node:

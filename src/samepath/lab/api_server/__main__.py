@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,9 @@ SAVE_S = 1.0
 @click.option("--tls", type=click.Path(path_type=Path), help="Folder: ca.crt, tls.crt, tls.key.")
 @click.option("--state", type=click.Path(path_type=Path), help="Read at start, kept up to date.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Written when it answers.")
+@click.option("--guarded", type=int, help="Descriptor of a socket: a token is needed there.")
+@click.option("--guarded-tls", type=click.Path(path_type=Path), help="Its folder, as of --tls.")
+@click.option("--token", type=click.Path(path_type=Path), help="File: the administrator's token.")
 @click.option("--run-dir", default="/run/samepath-api-server", show_default=True)
 @click.option("--load", multiple=True, type=click.Path(path_type=Path), help="Manifests.")
 @click.option("--rbac/--no-rbac", default=False, help="Roles and bindings decide.")
@@ -38,6 +42,9 @@ def main(
     tls: Path | None,
     state: Path | None,
     kubeconfig: Path | None,
+    guarded: int | None,
+    guarded_tls: Path | None,
+    token: Path | None,
     run_dir: str,
     load: tuple[Path, ...],
     rbac: bool,
@@ -45,7 +52,12 @@ def main(
 ) -> None:
     """An API server in memory: no controllers, no kubelets, no admission webhooks."""
     address, _, port = listen.rpartition(":")
-    server = ApiServer(address.strip("[]"), int(port), tls=tls)
+    sockets = []
+    if guarded is not None and guarded_tls is not None:
+        sockets.append((socket.socket(fileno=guarded), guarded_tls))
+    server = ApiServer(address.strip("[]"), int(port), tls=tls, guarded=sockets)
+    if token is not None:
+        server.access.tokens[token.read_text().strip()] = ADMIN
     server.use_rbac(rbac)
     server.bookmarks_every(bookmark_s)
     if state is not None and state.exists():

@@ -37,17 +37,26 @@ class Access:
         self._objects = objects
         self.tokens: dict[str, User] = {}
         self.is_rbac = False
+        self.guarded: set[tuple[str, int]] = set()
+        """Addresses of ours at which everybody needs a token."""
 
     # -- Who ----------------------------------------------------------------------------------
 
     def user_of(self, request: web.Request) -> User:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not token and self._is_guarded(request):
+            raise st.unauthorized()
         if not token:
             return ANONYMOUS if self.is_rbac else ADMIN
         user = self.tokens.get(token) if scheme.lower() == "bearer" else None
         if user is None:
             raise st.unauthorized()
         return user
+
+    def _is_guarded(self, request: web.Request) -> bool:
+        if not self.guarded or request.transport is None:
+            return False
+        return request.transport.get_extra_info("sockname") in self.guarded
 
     def new_token(self, user: User) -> str:
         token = secrets.token_urlsafe(32)

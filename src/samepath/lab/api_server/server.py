@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 import threading
 import time
@@ -54,11 +55,15 @@ class ApiServer:
         port: int = 0,
         *,
         tls: Path | None = None,
+        guarded: Sequence[tuple[socket.socket, Path]] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`tls`: a folder with `ca.crt`, `tls.crt` and `tls.key`."""
+        """`tls`: a folder with `ca.crt`, `tls.crt` and `tls.key`. `guarded`: more sockets that
+        listen, each with such a folder, for who brings a token alone; they go on to listen while
+        the server is away."""
         self.address = address
         self._tls = tls
+        self._guarded = guarded
         self.port = port
         self.store = Store()
         self.registry = Registry()
@@ -90,15 +95,15 @@ class ApiServer:
 
     async def _listen(self) -> None:
         assert self._runner is not None
-        context = None
-        if self._tls is not None:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(self._tls / "tls.crt", self._tls / "tls.key")
+        context = None if self._tls is None else _context(self._tls)
         site = web.TCPSite(
             self._runner, self.address, self.port, reuse_address=True, ssl_context=context
         )
         await site.start()
         self._site = site
+        for one, folder in self._guarded:
+            self.access.guarded.add(one.getsockname())
+            await web.SockSite(self._runner, one.dup(), ssl_context=_context(folder)).start()
         sockets = site._server.sockets  # type: ignore[union-attr]
         self.port = sockets[0].getsockname()[1]
 
@@ -364,6 +369,12 @@ class ApiServer:
         if _running() is loop:
             raise RuntimeError("await `stop` and `start` in the server's own event loop")
         asyncio.run_coroutine_threadsafe(act(), loop).result(10)
+
+
+def _context(folder: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    return context
 
 
 def _running() -> asyncio.AbstractEventLoop | None:
