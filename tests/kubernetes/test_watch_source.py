@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from samepath.kube import following
 from samepath.kube.api import Api
 from samepath.kube.api_source import ApiSource
+from samepath.kube.credentials import ServiceAccount
 from samepath.kube.following import Doing
 from samepath.kube.resources import ENDPOINT_SLICES, IP_POOLS, SERVICES
 from samepath.kube.watch import Wanted
 from samepath.lab.api_server import ApiServer
+from samepath.lab.api_server.rbac import User
 from samepath.model.cluster import EndpointSlice, Service
 from samepath.model.config import Kubernetes
 
@@ -213,3 +219,86 @@ def test_a_kind_that_is_not_installed_is_empty_and_named(
 
     asyncio.run(main())
     assert sum("IPPool is not installed" in r.message for r in caplog.records) == 1
+
+
+def test_a_right_that_is_missing_is_named_and_one_that_is_given_is_used(
+    cluster: Any, api_server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "SLOW_S", 0.2)
+    account = {"name": "agent", "namespace": cluster.namespace}
+    cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    api_server.use_rbac()
+    token = api_server.service_account_token(cluster.namespace, "agent")
+    config = api_server.kubeconfig(tmp_path / "agent", token=token)
+    group = "rbac.authorization.k8s.io"
+    role = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "agent"},
+        "rules": [{"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]}],
+    }
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "agent"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "agent"},
+        "subjects": [{"kind": "ServiceAccount", **account}],
+    }
+
+    async def main() -> None:
+        stage = Stage(Kubernetes(kubeconfig=str(config)), [Wanted(SERVICES)])
+        task = asyncio.create_task(stage.source.run())
+        try:
+            await stage.until(lambda s: "refused" in str(s.trouble))
+            assert (
+                "services: list refused: the service account system:serviceaccount:"
+                f"{cluster.namespace}:agent may not list services in all namespaces (RBAC: "
+                'apiGroups [""], resources ["services"], verbs ["list","watch"])'
+            ) in str(stage.source.trouble)
+            assert not stage.source.in_sync
+            await asyncio.to_thread(api_server.apply, role, binding)
+            await stage.until(lambda s: s.in_sync and not s.trouble)
+            assert "Service default/kubernetes" in stage.source.objects
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_token_that_is_rotated(
+    cluster: Any, api_server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a pod: the old one ends, the new one is in the file."""
+    cluster.apply(service("web"))
+    web = f"Service {cluster.namespace}/web"
+    first, second = (api_server.token(User("agent", ("system:masters",))) for _ in range(2))
+    host, port = api_server.url.removeprefix("https://").split(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    text = yaml.safe_load(cluster.kubeconfig.read_text())["clusters"][0]["cluster"]
+    authority = base64.b64decode(text["certificate-authority-data"])
+    (tmp_path / "ca.crt").write_bytes(authority)
+    (tmp_path / "token").write_text(first)
+    source = ApiSource(
+        Api(ServiceAccount(str(tmp_path))), [Wanted(SERVICES)], lambda: None, close_api=True
+    )
+
+    async def main() -> None:
+        task = asyncio.create_task(source.run())
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while not source.in_sync:
+                    await asyncio.sleep(0.01)
+                (tmp_path / "token").write_text(second)
+                await asyncio.to_thread(api_server.revoke, first)
+                await asyncio.to_thread(api_server.end_watches)
+                await asyncio.to_thread(cluster.apply, service("web", 81))
+                while [p.port for p in source.objects[web].ports] != [81]:
+                    assert "credentials" not in str(source.trouble)
+                    await asyncio.sleep(0.01)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
