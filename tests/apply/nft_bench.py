@@ -115,6 +115,9 @@ def rules_of(
     node_ports: tuple[int, int] | None = None,
     ranges: Sequence[str] = (),
     at: tuple[str, str] = (PODS4, PODS6),
+    sctp: bool = False,
+    load_balancer_class: str | None = None,
+    only: Protocol | None = None,
 ) -> Ruleset:
     """`affinity`: its timeout. `ports` and `node_ports`: of TCP and UDP. `at`: the endpoints."""
     objects: list[Node | Service | EndpointSlice] = [
@@ -125,7 +128,9 @@ def rules_of(
     service_ports = (
         ServicePort(ports[0], node_port=node_tcp),
         ServicePort(ports[1], Protocol.UDP, node_port=node_udp),
+        *([ServicePort(ports[0], Protocol.SCTP, node_port=node_tcp)] if sctp else []),
     )
+    service_ports = tuple(p for p in service_ports if only in (None, p.protocol))
     for number in range(count):
         vips = VIPS if not number else (f"203.0.113.{20 + number}", f"2001:db8:113::{20 + number}")
         service = Service(
@@ -139,6 +144,7 @@ def rules_of(
             affinity=affinity is not None,
             affinity_timeout_s=affinity or 10800,
             source_ranges=tuple(map(parse_prefix, ranges)),
+            load_balancer_class=load_balancer_class,
         )
         objects.append(service)
         for family, text in zip(Family, at, strict=True):
@@ -154,7 +160,7 @@ def rules_of(
                 if state != "-"
             )
             name = f"{service.name}-{family.label}"
-            slice_ports = (SlicePort(target), SlicePort(target, Protocol.UDP))
+            slice_ports = tuple(SlicePort(target, protocol) for protocol in Protocol)
             objects.append(
                 EndpointSlice("default", name, service.name, family, slice_ports, endpoints)
             )

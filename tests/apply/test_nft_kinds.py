@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,7 @@ from nft_bench import (
 
 from samepath.apply import conntrack
 from samepath.apply.nft import Rules, clients_in_kernel
+from samepath.model.cluster import Protocol
 from samepath.model.net import parse_address
 from samepath.plan import flows
 
@@ -139,6 +141,58 @@ def test_the_rest_of_the_node_is_its_own(bench: Bench) -> None:
         assert bench.client.once(node, 22) == "host"
         assert bench.client.once(node, 80) == "refused"  # by the kernel: nobody listens
         bench.client_host.run("ping", "-c", "1", "-W", "2", node)
+
+
+# -- what others bring here ------------------------------------------------------------------
+
+
+@BOTH
+def test_the_address_of_another_load_balancer(bench: Bench, index: int) -> None:
+    """Its ports are served; the rest of the address is not ours."""
+    vip = VIPS[index]
+
+    def write(states: str, *, local: bool = True, ranges: tuple[str, ...] = ()) -> None:
+        bench.write(states, local=local, ranges=ranges, load_balancer_class="example.com/lb")
+        assert parse_address(vip) not in bench.ruleset.addresses
+
+    write("RRR")
+    assert bench.client.many(vip, 80, 20).keys() == {"pod1", "pod2"}
+    assert bench.client.source(vip, 80) == CLIENT[index]
+    assert bench.client.once(vip, 22) == "host"
+    write("--R", local=False)
+    assert bench.client.once(vip, 80) == "pod3"
+    assert bench.client.source(vip, 80) != CLIENT[index]
+    write("--R")
+    assert bench.client.once(vip, 80) == "timeout"
+    write("---")
+    assert bench.client.once(vip, 80) == "refused"
+    write("RRR", ranges=("198.51.100.0/24", "2001:db8:3::/64"))
+    assert bench.client.once(vip, 80) == "timeout"
+
+
+def test_one_that_is_not_on_the_node_is_not_forwarded(bench: Bench) -> None:
+    bench.node.ip("address", "del", f"{VIPS[0]}/32", "dev", "lo")
+    on_node = Client(bench.node)
+    try:
+        bench.write("---", load_balancer_class="example.com/lb")
+        assert bench.client.once(VIPS[0], 80) == "refused"
+        assert on_node.once(VIPS[0], 80) == "refused"
+        bench.write("R--", load_balancer_class="example.com/lb")
+        assert bench.client.once(VIPS[0], 80) == on_node.once(VIPS[0], 80) == "pod1"
+    finally:
+        on_node.stop()
+        bench.node.ip("address", "add", f"{VIPS[0]}/32", "dev", "lo")
+
+
+def test_sctp_stands_beside_tcp_on_one_port(bench: Bench) -> None:
+    """The rules; this kernel may have no SCTP to send."""
+    for affinity in (None, 100):
+        bench.write("RRR", sctp=True, node_ports=NODE_PORTS, affinity=affinity, local=False)
+        text = bench.node.run("nft", "list", "table", "inet", "samepath")
+        assert f"{VIPS[0]} . sctp . 80 : goto" in text
+        assert f"{NODES[0]} . sctp . 30080 : goto" in text
+        assert bench.client.once(VIPS[0], 80).startswith("pod")
+        assert bench.client.once(NODES[0], 30080).startswith("pod")
 
 
 # -- loadBalancerSourceRanges -----------------------------------------------------------------
@@ -382,3 +436,46 @@ def test_what_the_tool_saves_it_can_read(bench: Bench, tmp_path: Path) -> None:
         assert bench.client.once(VIPS[0], 80) == "pod1"
         bench.rules = Rules()
         bench.write("RSR", node_ports=NODE_PORTS, ranges=["192.0.2.0/24", "::/0"], **more)
+
+
+WORLDS: list[tuple[str, dict[str, Any]]] = [
+    ("RRR", {"only": Protocol.UDP}),
+    ("R--", {"only": Protocol.SCTP, "sctp": True}),
+    ("RR-", {"sctp": True, "affinity": 100}),
+    ("SRR", {"affinity": 50, "local": False, "node_ports": NODE_PORTS}),
+    ("RRR", {"ranges": ("192.0.2.0/24", "198.51.100.7/32", "2001:db8::/32")}),
+    ("RRR", {"ranges": ("192.0.2.0/25", "2001:db8::/33"), "affinity": 50, "count": 3}),
+    ("---", {"node_ports": NODE_PORTS, "count": 2}),
+    ("R-R", {"node_ports": (22, 30054), "ranges": ("10.0.0.0/8",), "sctp": True}),
+    ("RRR", {"load_balancer_class": "example.com/lb", "ranges": ("fd00::/8",)}),
+    ("TTT", {"only": Protocol.TCP, "affinity": 7}),
+]
+
+
+@pytest.mark.parametrize("only", list(Protocol))
+def test_one_protocol_alone(bench: Bench, only: Protocol) -> None:
+    """Whichever comes first, none keeps the others' rules from being written."""
+    bench.write("RRR", only=only, sctp=True)
+    bench.write("RRR", sctp=True, local=False)
+    assert bench.rules.wholes == 1
+    assert bench.client.once(VIPS[0], 80).startswith("pod")
+    assert bench.client.udp(VIPS[1], 53).startswith("pod")
+
+
+def test_every_change_is_a_change_and_history_does_not_matter(bench: Bench) -> None:
+    def table() -> list[str]:
+        text = bench.node.run("nft", "-s", "list", "table", "inet", "samepath")
+        return sorted(text.replace(",", "\n").split())
+
+    fresh = []
+    for states, more in WORLDS:
+        bench.node.run("nft", "flush", "ruleset")
+        bench.rules = Rules()
+        bench.write(states, **more)
+        fresh.append(table())
+    for step in (1, 3, 7):
+        for number in range(len(WORLDS)):
+            states, more = WORLDS[number * step % len(WORLDS)]
+            bench.write(states, **more)
+            assert table() == fresh[number * step % len(WORLDS)], (step, number)
+    assert bench.rules.wholes == 1

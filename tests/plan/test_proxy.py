@@ -71,6 +71,12 @@ def rules(*objects: Node | Service | EndpointSlice, **more: Any) -> Ruleset:
     return build(make_cluster(objects), "n1", Advertise(), ["10.244.0.0/16"], **more)
 
 
+def endpoints_of(scope: str, key: str) -> tuple[str, str]:
+    """The map, and what its keys begin with."""
+    address, protocol, port = key.split(" . ")
+    return f"endpoints_{scope}_{protocol}", f"{address} . {port}"
+
+
 def drawn(verdict: str) -> int:
     """How many numbers the chain can draw."""
     number = verdict.split("_")[2]
@@ -85,7 +91,8 @@ def reached(found: Ruleset, key: str, *, inside: bool) -> list[int]:
         if verdict is None:
             continue
         count = drawn(verdict)
-        ends = [found.elements[f"endpoints_{scope}"][f"{key} . {i}"] for i in range(count)]
+        map_, where = endpoints_of(scope, key)
+        ends = [found.elements[map_][f"{where} . {i}"] for i in range(count)]
         return [int(end.split(" . ")[0].rsplit(".", 1)[1]) for end in ends]
     return []
 
@@ -269,9 +276,10 @@ def test_a_change_makes_the_new_table_of_the_old(
             if name.startswith("affine"):
                 continue
             count = drawn(verdict)
-            ends = new.elements[f"endpoints_{name}"]
-            assert all(f"{key} . {i}" in ends for i in range(count))
-            assert f"{key} . {count}" not in ends
+            map_, where = endpoints_of(name, key)
+            ends = new.elements[map_]
+            assert all(f"{where} . {i}" in ends for i in range(count))
+            assert f"{where} . {count}" not in ends
     assert sum(len(new.elements[name]) for name in ENDPOINTS) == full_text(new).count(" . 8080")
 
 
@@ -300,6 +308,6 @@ def test_chains_say_all_in_their_name() -> None:
     assert found.chains == {"inside4_tcp_2_kept", "keep4_tcp_10800", "outside4_tcp_client_kept"}
     (rule,) = re.findall(r"chain outside4_tcp_client_kept \{ .*; (.*); \}", text)
     assert rule == (
-        "meta l4proto tcp dnat ip to ip daddr . meta l4proto . tcp dport . jhash ip saddr mod 64"
-        f" seed {ruleset_module.AFFINITY_SEED:#x} map @endpoints_outside4"
+        "meta l4proto tcp dnat ip to ip daddr . tcp dport . jhash ip saddr mod 64"
+        f" seed {ruleset_module.AFFINITY_SEED:#x} map @endpoints_outside4_tcp"
     )

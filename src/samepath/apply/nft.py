@@ -37,6 +37,8 @@ class Rules:
         self.applied: Ruleset | None = None
         """The ruleset that the kernel has; None: another one, or none, or we do not know."""
         self.error: str | None = None
+        self.wholes = 0
+        """How often the whole table was written."""
         self._clients_may_be_stale = True
         """The kernel may keep clients at an endpoint that is no longer theirs."""
 
@@ -87,6 +89,7 @@ class Rules:
         if affinity.is_in_use(ruleset):
             clients, _ = affinity.parted(await clients_in_kernel(), ruleset)
         await run(_COMMAND, full_text(ruleset, affinity.elements(clients)))
+        self.wholes += 1
 
     async def check(self) -> bool:
         """Whether the kernel still has what we wrote; if not, the next `apply` writes all of it."""

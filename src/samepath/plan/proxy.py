@@ -3,11 +3,11 @@
 Called by `programs.serving`; the ruleset's shape and text are `plan.ruleset`'s. Pure.
 
 How a packet goes. The first packet of a flow is looked up by (address, protocol, port) in a map.
-The verdict is a chain for so many endpoints, which draws a number and finds the endpoint in a
-second map by (address, protocol, port, number). From then on the flow's conntrack entry decides, so
-a change of the rules moves no established flow. Two lookups however many services there are; and a
-change of one service is a change of a few elements. (A chain and a map of its own for each service
-costs seconds to write at 1,000 services: docs/decisions/0007.)
+The verdict is a chain for so many endpoints, which draws a number and finds the endpoint in its
+protocol's second map by (address, port, number). From then on the flow's conntrack entry decides,
+so a change of the rules moves no established flow. Two lookups however many services there are; and
+a change of one service is a change of a few elements. (A chain and a map of its own for each
+service costs seconds to write at 1,000 services: docs/decisions/0007.)
 
 - `inside`: flows from pods and from the node itself. They may use any endpoint of the cluster.
 - `outside`: all others. A service with policy Local has only endpoints on this node in it.
@@ -18,6 +18,8 @@ costs seconds to write at 1,000 services: docs/decisions/0007.)
 - A packet to a service address that none of this wants (another port, no endpoint) is rejected, be
   it for the node or to be forwarded; ping is answered. Packets that conntrack calls invalid (late
   or out of window) are dropped instead: a reset would end a living connection.
+- Addresses of other load balancers, and such as are not advertised, are served as well, on the
+  service's ports alone; as kube-proxy does.
 - A node port is a port at each InternalIP of our own Node. It goes before a listener of the host on
   the same port there. Without an endpoint it is rejected; with policy Local and none here, dropped.
 - loadBalancerSourceRanges hold for the load balancer's addresses, and for whoever asks, be it a pod
@@ -158,8 +160,12 @@ def _part(service: Service, slices: tuple[EndpointSlice, ...], local: Local) -> 
     for address, reach in _addresses(service, advertise).items():
         if address not in forbidden:
             builder.serve(address, reach)
+    for address, is_balancer in _others(service).items():
+        if address not in forbidden and address not in builder.addresses:
+            builder.serve_elsewhere(address, {p: p.port for p in service.ports}, is_balancer)
+    node_ports = {p: p.node_port for p in service.ports if p.node_port}
     for address in node_addresses:
-        builder.serve_node_ports(address)
+        builder.serve_elsewhere(address, node_ports)
     return builder.part()
 
 
@@ -167,6 +173,15 @@ def _addresses(service: Service, advertise: Advertise) -> dict[Address, Reach]:
     """All addresses of a service; cluster IPs have rules whether they are advertised or not."""
     addresses = dict.fromkeys(service.cluster_ips, Reach.CLUSTER)
     addresses.update(service_addresses(service, advertise))
+    return addresses
+
+
+def _others(service: Service) -> dict[Address, bool]:
+    """Addresses by which a service is reached, whoever brings its packets here, and whether they
+    are a load balancer's."""
+    addresses = dict.fromkeys(service.external_ips, False)
+    if service.load_balancer:
+        addresses.update(dict.fromkeys(service.load_balancer_ips, True))
     return addresses
 
 
@@ -203,23 +218,27 @@ class _Builder:
             if ranges is not None:
                 self._guard(claim, ranges)
 
-    def serve_node_ports(self, address: Address) -> None:
-        for port in self.service.ports:
-            if port.node_port is None:
-                continue
-            claim = Claim(address, port.protocol.value.lower(), port.node_port)
+    def serve_elsewhere(
+        self, address: Address, ports: Mapping[ServicePort, int], is_balancer: bool = False
+    ) -> None:
+        """At an address that is not the service's own, and carries other things, too."""
+        ranges = _ranges(self.service, address) if is_balancer else None
+        number = _number(address)
+        for port, port_number in ports.items():
+            claim = Claim(address, port.protocol.value.lower(), port_number)
             if claim in self.claims:
                 continue
             targets = self._targets(claim, port)
             self._flows(claim, _scopes(self.service, targets))
-            number = _number(address)
             # An endpoint that is this very port of the node: nothing is translated, and what is
             # let in is what was meant.
             if (address, claim.port) not in self.targets[claim]:
-                self.claims[claim].append((f"nodeports{number}", claim.text, ""))
+                self.claims[claim].append((f"others{number}", claim.text, ""))
             is_closed = (f"ports{number}", claim.text, "")
             if self.service.external_local and targets and is_closed not in self.claims[claim]:
                 self.claims[claim].append(is_closed)
+            if ranges is not None:
+                self._guard(claim, ranges)
 
     def _targets(self, claim: Claim, port: ServicePort) -> tuple[Target, ...]:
         """All endpoints of the port. Those on this node are noted as such."""
@@ -263,9 +282,10 @@ class _Builder:
         self.chains.add(chain)
         items = self.claims[claim]
         items.append((scope, claim.text, f"goto {chain}"))
+        where = f"{address_text(claim.address)} . {claim.port}"
         for index, target in enumerate(owners):
             endpoint = f"{address_text(target.address)} . {target.port}"
-            items.append((f"endpoints_{scope}", f"{claim.text} . {index}", endpoint))
+            items.append((f"endpoints_{scope}_{claim.protocol}", f"{where} . {index}", endpoint))
 
     def _guard(self, claim: Claim, ranges: Iterable[str]) -> None:
         number = _number(claim.address)

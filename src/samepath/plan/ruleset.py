@@ -44,9 +44,10 @@ SETS: Mapping[str, str] = {
     "pods6": "type ipv6_addr",
     "hairpin4": "type ipv4_addr . ipv4_addr",
     "hairpin6": "type ipv6_addr . ipv6_addr",
-    # Node ports; what has loadBalancerSourceRanges, and who may go there.
-    "nodeports4": "type ipv4_addr . inet_proto . inet_service",
-    "nodeports6": "type ipv6_addr . inet_proto . inet_service",
+    # Ports at addresses that are no service's own: node ports, and those of other load balancers;
+    # what has loadBalancerSourceRanges, and who may go there.
+    "others4": "type ipv4_addr . inet_proto . inet_service",
+    "others6": "type ipv6_addr . inet_proto . inet_service",
     "guarded4": "type ipv4_addr . inet_proto . inet_service",
     "guarded6": "type ipv6_addr . inet_proto . inet_service",
     "allowed4": "type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags interval",
@@ -71,12 +72,15 @@ VERDICTS: Mapping[str, str] = {
         ("affine", "4", "ipv4_addr"),
     )
 }
+PROTOCOLS = ("tcp", "udp", "sctp")
 ENDPOINTS: Mapping[str, str] = {
-    f"endpoints_{scope}{number}": f"typeof {word} daddr . meta l4proto . tcp dport"
-    f" . numgen random mod 65536 : {word} daddr . tcp dport"
+    f"endpoints_{scope}{number}_{protocol}": f"typeof {word} daddr . {protocol} dport"
+    f" . numgen random mod 65536 : {word} daddr . {protocol} dport"
     for scope in ("inside", "outside")
     for number, word in (("4", "ip"), ("6", "ip6"))
+    for protocol in PROTOCOLS
 }
+"""One for each protocol: a rule for UDP that uses a map with `tcp dport` in its key is refused."""
 CLIENTS = "clients4"
 """Filled by the rules themselves: which endpoint a client has had last (`plan.affinity`). Not for
 IPv6: nft 1.0.6 aborts at a rule that adds to a map whose key has more than 16 octets."""
@@ -87,19 +91,18 @@ _CLIENTS_KIND = (
 BY_CLIENT = "client"
 """The chain that picks by the client's address, in place of a number of endpoints."""
 
-_PROTOCOLS = ("tcp", "udp", "sctp")
 _ORIGINAL = {
     (word, protocol): f"meta l4proto {protocol} ct original {word} daddr . meta l4proto"
     " . ct original proto-dst"
     for word in ("ip", "ip6")
-    for protocol in _PROTOCOLS
+    for protocol in PROTOCOLS
 }
 """Where a flow was sent to before it was translated."""
-_LEARN = "\n".join(f"    {_ORIGINAL['ip', p]} vmap @affine4" for p in _PROTOCOLS)
-_NODE_PORTS = "\n".join(
-    f"    {_ORIGINAL[w, p]} @nodeports{n} {w} daddr != @pods{n} masquerade"
+_LEARN = "\n".join(f"    {_ORIGINAL['ip', p]} vmap @affine4" for p in PROTOCOLS)
+_OTHERS = "\n".join(
+    f"    {_ORIGINAL[w, p]} @others{n} {w} daddr != @pods{n} masquerade"
     for w, n in (("ip", "4"), ("ip6", "6"))
-    for p in _PROTOCOLS
+    for p in PROTOCOLS
 )
 
 BASE = f"""
@@ -132,7 +135,7 @@ BASE = f"""
     ip6 saddr . ip6 daddr @hairpin6 masquerade
     ct original ip daddr @services4 ip saddr != @cluster4 ip daddr != @pods4 masquerade
     ct original ip6 daddr @services6 ip6 saddr != @cluster6 ip6 daddr != @pods6 masquerade
-{_NODE_PORTS}
+{_OTHERS}
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -154,13 +157,15 @@ BASE = f"""
     type filter hook input priority filter - 10; policy accept;
     ip daddr @services4 goto unwanted
     ip6 daddr @services6 goto unwanted
-    ip daddr . meta l4proto . th dport @nodeports4 goto unwanted
-    ip6 daddr . meta l4proto . th dport @nodeports6 goto unwanted
+    ip daddr . meta l4proto . th dport @others4 goto unwanted
+    ip6 daddr . meta l4proto . th dport @others6 goto unwanted
   }}
   chain forward {{
     type filter hook forward priority filter - 10; policy accept;
     ip daddr @services4 goto unwanted
     ip6 daddr @services6 goto unwanted
+    ip daddr . meta l4proto . th dport @others4 goto unwanted
+    ip6 daddr . meta l4proto . th dport @others6 goto unwanted
     ct state invalid ip saddr @pods4 drop
     ct state invalid ip6 saddr @pods6 drop
   }}
@@ -168,6 +173,8 @@ BASE = f"""
     type filter hook output priority filter - 10; policy accept;
     ip daddr @services4 goto unwanted
     ip6 daddr @services6 goto unwanted
+    ip daddr . meta l4proto . th dport @others4 goto unwanted
+    ip6 daddr . meta l4proto . th dport @others6 goto unwanted
   }}
 """  # noqa: E501
 
@@ -320,14 +327,16 @@ def _rules(chain: str) -> str:
             f" : ip daddr . {protocol} dport }};"
         )
     word = "ip" if scope[-1] == "4" else "ip6"
-    where = f"{word} daddr . meta l4proto . {protocol} dport"
     if number == BY_CLIENT:
         drawn = f"jhash {word} saddr mod {AFFINITY_SLOTS} seed {AFFINITY_SEED:#x}"
     else:
         drawn = f"numgen random mod {number}"
     to = f"meta l4proto {protocol} dnat {word} to"
-    rule = f"{to} {where} . {drawn} map @endpoints_{scope};"
-    return f"{to} ip saddr . {where} map @{CLIENTS}; {rule}" if kept else rule
+    rule = f"{to} {word} daddr . {protocol} dport . {drawn} map @endpoints_{scope}_{protocol};"
+    if not kept:
+        return rule
+    key = f"ip saddr . ip daddr . meta l4proto . {protocol} dport"
+    return f"{to} {key} map @{CLIENTS}; {rule}"
 
 
 def full_text(ruleset: Ruleset, clients: Elements | None = None) -> str:

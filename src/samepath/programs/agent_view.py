@@ -238,6 +238,7 @@ async def _rules(agent: Agent) -> dict[str, Any]:
         "kernel": kernel or "",
         "in_place": (kernel or "") == wanted,
         "services": agent.serving.ruleset.services,
+        "written_whole": agent.serving.rules.wholes,
         "nat_outgoing": [
             text
             for name in ("natted4", "natted6")
