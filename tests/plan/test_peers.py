@@ -198,6 +198,13 @@ def test_without_graceful_restart_it_is_said_what_that_means() -> None:
     assert "drops our paths" in row.note
 
 
+def test_another_name_is_no_other_neighbour() -> None:
+    """So a BGPPeer can be made anew under another name, and its session does not notice."""
+    both = planned(peer("a"), peer("b"))
+    assert whys(both) == {"a": WhyNot.NEIGHBOR, "b": WhyNot.DUPLICATE}
+    assert planned(peer("a")).neighbors == both.neighbors == planned(peer("b")).neighbors
+
+
 def test_who_we_are() -> None:
     bare = AgentConfig(manifests="/m")
     with pytest.raises(ValueError, match="SAMEPATH_NODE"):
