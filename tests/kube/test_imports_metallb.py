@@ -173,6 +173,15 @@ items:
     assert not found.is_whole
 
 
+def test_a_keepalive_time_of_its_own_is_not_kept() -> None:
+    head = "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: p}\nspec:\n"
+    plain = f"{head}  {{myASN: 1, peerASN: 2, peerAddress: 192.0.2.1, keepaliveTime: "
+    assert said(imported(plain + "30s}"), Fate.CHANGED) == []
+    assert said(imported(plain + "10s, holdTime: 30s}"), Fate.CHANGED) == []
+    ((_, path, _),) = said(imported(plain + "10s}"), Fate.CHANGED)
+    assert path == "spec.keepaliveTime"
+
+
 def test_two_of_one_name() -> None:
     one = "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: a}\n"
     found = imported(f"{one}---\n{one}")

@@ -85,8 +85,8 @@ def test_a_pool_of_pods_keeps_its_cidr(installed: Any) -> None:
 
 
 def test_explain_tells_what_a_field_means(installed: Any) -> None:
-    told = installed.kubectl("explain", "bgppeers.samepath.dev.spec.keepaliveTime").stdout
-    assert "How often we send a KEEPALIVE" in told
+    told = installed.kubectl("explain", "bgppeers.samepath.dev.spec.sourceAddress").stdout
+    assert "Our own address of the session. Left out: the node's own choice." in told
     whole = installed.kubectl("explain", "ipaddresspools.samepath.dev.spec").stdout
     assert "serviceAllocation" in whole
     assert "-required-" in whole

@@ -129,8 +129,8 @@ _SPECS: Notes = {
             ),
         ),
         "keepaliveTime": Note(
-            "How often we send a KEEPALIVE, not longer than holdTime.",
-            unset="a third of the agreed hold time",
+            "Read for MetalLB's sake: keepalives go every third of the agreed hold time (RFC 4271),"
+            " and `samepath status` notes a peer that asks for another. Not longer than holdTime."
         ),
         "connectTime": Note(
             "Time between two attempts to connect, 1s to 65535s.",
@@ -140,12 +140,13 @@ _SPECS: Notes = {
                     "must be 1s to 65535s",
                 ),
             ),
-            unset="as in agent.yaml",
+            unset="5s",
         ),
         "routerID": Note(
-            "BGP identifier of the nodes that this peer selects (RFC 6286).",
+            "BGP identifier that the node must have (RFC 6286): a node has one for all peers, "
+            "and a peer that asks for another is refused.",
             rules=(Rule("self != '0.0.0.0'", "a router ID is not 0.0.0.0"),),
-            unset="as in agent.yaml",
+            unset="the node's, whatever it is",
         ),
         "nodeSelectors": Note(f"Which nodes have this neighbour. {_SELECTORS}", unset="all nodes"),
         "password": Note("TCP-MD5 password (RFC 2385), at most 80 octets. A Secret is better."),

@@ -73,6 +73,10 @@ class SecretReference(Spec, frozen=True, kw_only=True):
     namespace: Annotated[str, Meta(max_length=63)] | None = None
 
 
+HOLD_TIME = "90s"
+"""Of a BGPPeer; RFC 4271 §10."""
+
+
 class BGPPeerSpec(Spec, frozen=True, kw_only=True):
     my_asn: Asn = field(name="myASN")
     peer_asn: Annotated[int, Meta(ge=0, le=4294967294)] | None = field(name="peerASN", default=None)
@@ -80,7 +84,7 @@ class BGPPeerSpec(Spec, frozen=True, kw_only=True):
     peer_address: AddressText
     peer_port: PortNumber = 179
     source_address: AddressText | None = None
-    hold_time: DurationText = "90s"
+    hold_time: DurationText = HOLD_TIME
     keepalive_time: DurationText | None = None
     connect_time: DurationText | None = None
     router_id: RouterId | None = field(name="routerID", default=None)

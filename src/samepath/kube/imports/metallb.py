@@ -21,6 +21,8 @@ from samepath.kube.imports.report import (
     objects_of,
     says_nothing,
 )
+from samepath.kube.reading import duration_s
+from samepath.kube.specs import HOLD_TIME
 from samepath.model.documents import Document
 
 GROUP = "metallb.io"
@@ -98,8 +100,20 @@ def _same(theirs: Theirs, imported: Imported) -> None:
             notes.append((path, Fate.LEFT_OUT, "there is no such field here"))
     labels = theirs.metadata.get("labels")
     if imported.offer(title, theirs.kind, theirs.name, spec, labels):
+        if theirs.kind == "BGPPeer":
+            notes += _keepalive(spec)
         for path, fate, text in notes:
             imported.say(title, path, fate, text)
+
+
+def _keepalive(spec: Data) -> list[tuple[str, Fate, str]]:
+    """Of a peer that our parser has taken."""
+    hold_s = duration_s(spec.get("holdTime", HOLD_TIME))
+    keepalive = spec.get("keepaliveTime")
+    if keepalive is None or duration_s(keepalive) * 3 == hold_s:
+        return []
+    text = f"{keepalive}: keepalives go every third of the agreed hold time"
+    return [("spec.keepaliveTime", Fate.CHANGED, text)]
 
 
 def _secret_text(reference: Data) -> str:
