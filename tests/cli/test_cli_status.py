@@ -358,3 +358,27 @@ def test_flow_that_cannot_be_read(
 def test_every_address_can_be_written(address: Any, port: int) -> None:
     host = f"[{address}]" if address.version == 6 else str(address)
     assert split(f"{host}:{port}") == (str(address), port)
+
+
+def test_gateway_shows_what_it_has_from_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path
+) -> None:
+    cluster = {
+        "source": "https://10.0.0.1:6443", "in_sync": False, "trouble": "connection [refused]",
+        "remembered": True, "error": "", "neighbors": 3, "claims": 12,
+        "not_neighbors": [{"node": "n7", "address": "", "why": "no InternalIP in its Node"}],
+        "gone": [{"node": "n9", "address": "10.9.0.9", "why": "kept while its session lives"}],
+        "kept_prefixes": ["192.0.2.0/24"], "tier": "edge", "tier_trouble": "",
+        "pending": "needs restart: would move all flows: hash_seed 7 -> 8",
+        "refused": ["IPAddressPool x: spec.addresses: expected array"],
+    }  # fmt: skip
+    result = run(monkeypatch, run_dir, {"gateway": GATEWAY | {"cluster": cluster}}, "status",
+                 columns=200)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for part in (
+        "https://10.0.0.1:6443, not in sync, neighbours as a former process knew them: 3 Nodes are",
+        "GatewayTier edge", "connection [refused]", "would move all flows: hash_seed 7 -> 8",
+        "n9 10.9.0.9: kept while its session lives", "n7: no InternalIP", "192.0.2.0/24",
+        "refused IPAddressPool x",
+    ):  # fmt: skip
+        assert part in result.output, part

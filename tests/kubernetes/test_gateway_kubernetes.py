@@ -53,6 +53,7 @@ class Site(Stage):
             hash_seed=0,
             neighbors=[self.config.neighbors[1]],
             expected_peers=0,
+            selection_deferral_s=60,
         )
 
     def delete(self) -> None:

@@ -30,6 +30,8 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
     )
     out.print(f"  {sync}: {answer['sync']}")
     out.print(f"  {_kernel(answer)}\n")
+    if answer.get("cluster"):
+        show_cluster(out, answer["cluster"], everything)
     peers(out, answer["peers"])
     bfd(out, answer)
     _services(out, answer, everything)
@@ -61,6 +63,34 @@ def _kernel(answer: dict[str, Any]) -> str:
     if answer["errors"] or any(one["error"] for one in answer["tables"]):
         return "[red]kernel not as desired[/]: see the errors below"
     return "[yellow]work in progress[/]"
+
+
+def show_cluster(out: Console, cluster: dict[str, Any], everything: bool) -> None:
+    state = "[green]in sync[/]" if cluster["in_sync"] else "[yellow]not in sync[/]"
+    if cluster["remembered"]:
+        state += ", neighbours as a former process knew them"
+    tier = f", GatewayTier {cluster['tier']}" if cluster["tier"] else ""
+    out.print(
+        f"Cluster: {escape(cluster['source'])}, {state}: {cluster['neighbors']} Nodes are "
+        f"neighbours, {cluster['claims']} pod blocks are theirs{tier}."
+    )
+    for name in ("trouble", "error", "tier_trouble", "pending"):
+        if cluster[name]:
+            out.print(f"  [yellow]{escape(cluster[name])}[/]")
+    for name in ("gone", "not_neighbors"):
+        shown = cluster[name] if everything else cluster[name][:SHOWN]
+        for row in shown:
+            who = f"{row['node']} {row['address']}".rstrip()
+            out.print(f"  {escape(who)}: [yellow]{escape(row['why'])}[/]")
+        cut(out, len(shown), len(cluster[name]), "Nodes")
+    if cluster["kept_prefixes"]:
+        out.print(
+            f"  [yellow]in no pool any more, kept while in use[/]: "
+            f"{hops(cluster['kept_prefixes'], everything)}"
+        )
+    for text in cluster["refused"]:
+        out.print(f"  [red]refused[/] {escape(text)}")
+    out.print("")
 
 
 def _services(out: Console, answer: dict[str, Any], everything: bool) -> None:

@@ -12,7 +12,7 @@ neighbour to be heard it would take all that it has adopted for withdrawn. A gat
 gives the source a moment (`PATIENCE_S`) before it relies on that.
 
 What would move all flows (another `buckets` or `hash_seed` in the GatewayTier) is not followed
-while running; the status says what a restart would do.
+while running; the status says what a restart would do. A restart without the source does not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ PATIENCE_S = 10.0
 KEPT_LOOK_S = 5.0
 """What is kept though the cluster does not have it any more is looked at so often."""
 RETRY_S = 5.0
+CROWD_S = 0.5
+"""Nodes come in crowds, and each change takes 50 ms with a thousand of them."""
 WRITE_PAUSE_S = 2.0
 SHOWN = 100
 
@@ -79,9 +82,10 @@ class FromCluster:
         self._objects: Mapping[str, Object] | None = None
         self._relevant: dict[str, Object] = {}
         self._gone_since: dict[Address, float] = {}
-        self._look_at = -math.inf
+        self._look_at = self._pause_until = -math.inf
+        self._has_news = False
         self._path = Path(config.run_dir) / "gateway-cluster.json"
-        self._written = Known()
+        self._now_known = self._written = Known()
         self._is_write_due = False
         self._write_at = -math.inf
         self._following: asyncio.Task[None] | None = None
@@ -116,7 +120,8 @@ class FromCluster:
         """When `look` has something to do, unless it is woken."""
         if self.source is None:
             return math.inf
-        return min(self._look_at, self._write_at if self._is_write_due else math.inf)
+        news_at = self._pause_until if self._has_news else math.inf
+        return min(self._look_at, news_at, self._write_at if self._is_write_due else math.inf)
 
     async def first(self, now: Callable[[], float]) -> GatewayConfig:
         """The configuration to begin with: waits for the tier as long as that makes sense."""
@@ -148,18 +153,20 @@ class FromCluster:
         """The configuration to run by, if it may be another than the present one."""
         if self.source is None:
             return None
-        has_news = self._read()
+        self._has_news |= self._read()
         if self._is_write_due and now >= self._write_at:
             await self._remember(now)
-        if not has_news and now < self._look_at:
+        if now < (min(self._pause_until, self._look_at) if self._has_news else self._look_at):
             return None
-        self._look_at = math.inf
+        self._look_at, self._has_news, self._pause_until = math.inf, False, now + CROWD_S
         if self._is_read:
             self._follow(gateway, now)
         return self.running(self.file, gateway.config)
 
     def running(self, file: GatewayConfig, present: GatewayConfig) -> GatewayConfig:
         """What `file` and the cluster say, but for what would move all flows."""
+        if file != self.file:
+            self._look_at = -math.inf  # another selector, maybe
         self.file, self.error = file, ""
         wanted = self._wants()
         self.pending = ""
@@ -210,12 +217,19 @@ class FromCluster:
             self._look_at = now + KEPT_LOOK_S
         if self.plan.claims != former.claims:
             gateway.speaker.bind(self.plan.claims)
-        self._is_write_due = known(self.plan, self.tier) != self._written
+        self._now_known = known(self.plan, self._running_tier(gateway.config))
+        self._is_write_due = self._now_known != self._written
+
+    def _running_tier(self, present: GatewayConfig) -> GatewayTier | None:
+        """What a restart without the source goes on with: not what is pending."""
+        if self.tier is None:
+            return None
+        return replace(self.tier, buckets=present.buckets, hash_seed=present.hash_seed)
 
     # over a restart
 
     async def _remember(self, now: float) -> None:
-        state, self._is_write_due = known(self.plan, self.tier), False
+        state, self._is_write_due = self._now_known, False
         self._write_at = now + WRITE_PAUSE_S
         try:
             await asyncio.to_thread(write, self._path, state)
