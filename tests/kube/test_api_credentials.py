@@ -132,6 +132,41 @@ def test_unverified_only_if_the_kubeconfig_says_so_and_the_log_says_it(
     assert sum("NOT verified" in r.message for r in caplog.records) == 1
 
 
+def test_by_way_of_a_proxy(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while octets := await reader.read(65536):
+            writer.write(octets)
+        writer.close()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        host, port = asked[-1].split()[1].decode().split(":")
+        there = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+
+    async def main() -> dict[str, Any]:
+        async with asyncio.timeout(20), serve(who, server_tls("127.0.0.1")) as scripted:
+            proxy = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+            url = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+            terms = {"certificate-authority-data": pem(AUTHORITY.cert_pem), "proxy-url": url}
+            path = write_kubeconfig(tmp_path, scripted.url, {"token": "t"}, **terms)
+            api = Api(Kubeconfig(path))
+            try:
+                return await api.get(NODES, "n1")
+            finally:
+                await api.close()
+                proxy.close()
+
+    assert asyncio.run(main())["said"] == "Bearer t"
+    assert asked[0].startswith(b"CONNECT 127.0.0.1:")
+    assert b"Bearer" not in asked[0]
+    socks = write_kubeconfig(tmp_path, "https://a", **{"proxy-url": "socks5://b:1"})
+    assert "only http:// is possible" in refusal(Kubeconfig(socks))
+
+
 def test_a_token_does_not_leave_in_the_clear(tmp_path: Path) -> None:
     path = write_kubeconfig(tmp_path, "http://127.0.0.1:1", {"token": "secret"})
     assert refusal(Kubeconfig(path)).endswith("a token is not sent without TLS")

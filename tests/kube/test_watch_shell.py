@@ -215,19 +215,23 @@ def test_a_bad_object_is_refused_by_name_and_the_last_good_one_stands(tmp_path: 
     async def labels(request: web.Request, response: web.StreamResponse) -> None:
         await response.write(line("MODIFIED", namespace("a", 6, bad=7)))
         await go.wait()
-        await response.write(line("MODIFIED", namespace("a", 7, good="1")))
+        await response.write(line("MODIFIED", namespace("a", 7, bad=7)))
+        await asyncio.sleep(0.05)
+        await response.write(line("MODIFIED", namespace("a", 8, good="1")))
         await asyncio.sleep(3600)
 
     async def main() -> None:
-        async with source_at(watching(labels), tmp_path) as (source, _, _w):
+        async with source_at(watching(labels), tmp_path) as (source, _, woken):
             await eventually(lambda: source.refusals)
             (refusal,) = source.refusals
             assert refusal.file == "Namespace a"
             assert refusal.text == "Namespace a: metadata.labels: expected str, got int"
             assert source.objects == {"Namespace a": Namespace(name="a")}
+            before = woken.times
             go.set()
             await eventually(lambda: not source.refusals)
             assert source.objects["Namespace a"].labels == {"good": "1"}
+            assert woken.times == before + 1  # not for what changed nothing
 
     asyncio.run(main())
 
@@ -295,5 +299,33 @@ def test_secrets_are_asked_for_only_if_a_peer_needs_one(tmp_path: Path) -> None:
             await eventually(lambda: any("secrets" in r.path for r in scripted.asked))
             paths = {r.path for r in scripted.asked if "secrets" in r.path}
             assert paths == {"/api/v1/namespaces/samepath-system/secrets"}
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_frozen_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection without a peer: no word of the watch, and none in answer to a question."""
+    monkeypatch.setattr(watch, "SILENCE_S", 0.2)
+    monkeypatch.setattr(watch, "PROBE_S", 0.2)
+    frozen = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            frozen.set()
+            await asyncio.sleep(3600)
+        if frozen.is_set():
+            await asyncio.sleep(3600)
+        return page(5, namespace("a", 3))
+
+    async def main() -> None:
+        async with source_at(answer, tmp_path) as (source, _, _w):
+            await eventually(lambda: source.trouble and "no answer in time" in source.trouble)
+            assert list(source.objects) == ["Namespace a"]
+            frozen.clear()
+            await eventually(lambda: source.trouble is None)
 
     asyncio.run(main())

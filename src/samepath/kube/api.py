@@ -158,12 +158,13 @@ class Api:
         query: Mapping[str, str],
         *,
         limit: int = 500,
+        pause_s: float = PAUSE_S,
     ) -> AsyncGenerator[Page, None]:
         """A list, page by page. ApiError 410 in the middle: it has taken too long, begin again."""
         asked = Asked("list", resource, namespace)
         terms = {**query, **({"limit": str(limit)} if limit else {})}
         while True:
-            octets = await self._http.octets("GET", asked, terms, pause_s=PAUSE_S, limit=PAGE_LIMIT)
+            octets = await self._http.octets("GET", asked, terms, pause_s=pause_s, limit=PAGE_LIMIT)
             try:
                 # In a thread: taking apart megabytes must not hold up a session.
                 page = await asyncio.to_thread(decode_page, octets)

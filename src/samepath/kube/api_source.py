@@ -58,7 +58,7 @@ class _Followed:
     trouble: str = ""
     trouble_since: float = 0.0
     """Wall clock, seconds."""
-    told: tuple[bool, bool, str] = (False, False, "")
+    told: tuple[bool, bool, str, int] = (False, False, "", 0)
     needed_by: set[str] = field(default_factory=set)
     """Keys of the objects for whose sake it is followed, if not for its own."""
     task: asyncio.Task[None] | None = None
@@ -185,7 +185,6 @@ class ApiSource:
     # what has changed
 
     def _take(self, followed: _Followed, changes: list[Change]) -> None:
-        refused = len(followed.following.refused)
         for old, new in changes:
             if new is not None:
                 self._put(new, is_news=new != old)
@@ -193,11 +192,15 @@ class ApiSource:
                 self._drop(old)
         following = followed.following
         self._note_trouble(followed)
-        told = following.in_sync, following.is_missing, following.trouble
-        has_news = self._is_dirty or told != followed.told or bool(refused and changes)
-        followed.told = told
-        if has_news:
+        told = (
+            following.in_sync,
+            following.is_missing,
+            following.trouble,
+            following.refused_changes,
+        )
+        if self._is_dirty or told != followed.told:
             self._news.set()
+        followed.told = told
 
     def _put(self, thing: Object, *, is_news: bool) -> None:
         key = object_key(thing)

@@ -128,6 +128,8 @@ class Following:
         """The last good ones."""
         self.refused: dict[Key, str] = {}
         """Why a newer one, or the only one, was not taken."""
+        self.refused_changes = 0
+        """How often `refused` has changed."""
         self.in_sync = False
         """Listed once, or known not to be there."""
         self.is_missing = False
@@ -176,6 +178,7 @@ class Following:
         if not version:
             raise WireError("a list without a resource version")
         former, self.rows, self._listed = self.rows, self._listed, {}
+        self.refused_changes += self.refused != self._listed_refused
         self.refused, self._listed_refused = self._listed_refused, {}
         self._version, self._fresh = version, False
         self._doing = Doing.WATCH
@@ -217,10 +220,11 @@ class Following:
             raise WireError(f"{event.type} without a resource version")
         key = _key(about) if event.type != "BOOKMARK" else ("", "")
         if event.type in ("ADDED", "MODIFIED"):
-            old = self.rows.get(key)
+            old, why_not = self.rows.get(key), self.refused.get(key)
             changes.append(Change(old, self._put(event.object, about, self.rows, self.refused)))
+            self.refused_changes += self.refused.get(key) != why_not
         elif event.type == "DELETED":
-            self.refused.pop(key, None)
+            self.refused_changes += self.refused.pop(key, None) is not None
             changes.append(Change(self.rows.pop(key, None), None))
         elif event.type != "BOOKMARK":
             raise WireError(f"an event of type {event.type[:40]!r}")

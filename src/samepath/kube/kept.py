@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +65,7 @@ class Kept:
         fields += [(kind.__name__, list[kind], []) for kind in _KINDS]  # type: ignore[valid-type]
         self._body: Any = msgspec.defstruct("Body", fields)
         self._decoder: Any = msgspec.msgpack.Decoder(self._body)
+        self._writing = threading.Lock()
 
     def read(self) -> Recalled | None:
         """May run in a thread."""
@@ -107,12 +109,13 @@ class Kept:
             by_kind[type(thing).__name__].append(thing)
         told = {"schema": _schema(), "server": self._server, "written_at": time.time()}
         body = msgspec.msgpack.encode(self._body(**told, **by_kind))
-        fresh = self._path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(fresh, flags, 0o600), "wb") as file:
-            file.write(MAGIC + hashlib.sha256(body).digest() + body)
-        fresh.replace(self._path)
+        with self._writing:  # a thread may be at it while the program ends
+            fresh = self._path.with_suffix(".new")
+            fresh.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(fresh, flags, 0o600), "wb") as file:
+                file.write(MAGIC + hashlib.sha256(body).digest() + body)
+            fresh.replace(self._path)
 
     def alive(self) -> None:
         """The program that has written it still goes by it."""

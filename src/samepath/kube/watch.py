@@ -26,6 +26,8 @@ from samepath.model.cluster import Object
 SILENCE_S = 150.0
 """Servers send a bookmark about once a minute. After so long without a word we ask whether the
 server is there."""
+PROBE_S = 15.0
+"""How long it has for one object."""
 PAGE = 500
 """Objects of a page, where a server heeds it: not when it answers from its cache."""
 
@@ -116,7 +118,9 @@ class Watch:
 
     async def _probe(self, step: Step) -> None:
         query = {"resourceVersion": step.version, "resourceVersionMatch": "NotOlderThan"}
-        pages = self._api.pages(self._wanted.resource, self._wanted.namespace, query, limit=1)
+        pages = self._api.pages(
+            self._wanted.resource, self._wanted.namespace, query, limit=1, pause_s=PROBE_S
+        )
         async with aclosing(pages):
             await anext(pages)
         self._following.probed()
