@@ -89,3 +89,16 @@ def test_peers_are_asked_only_when_something_has_happened_to_one() -> None:
     deferral.note(CONFIG, known, 12.0)
     deferral.begin_again_if_cut_off(CONFIG, speaker(), 12.0 + 2 * 9 + 1)
     assert len(deferral.adopted) == 2, "both were seen at 12 s"
+
+
+def test_nothing_follows_from_silence_while_the_neighbours_are_not_known() -> None:
+    adopted = [parse_address("10.0.0.1"), parse_address("10.0.0.2")]
+    deferral = Deferral(adopted, 0.0)
+    for now in (1.0, 59.0, 61.0, 3600.0):
+        deferral.look(CONFIG, speaker(), now, known=False)
+        assert deferral.sync.why is Why.WAITING_FOR_CLUSTER
+        assert deferral.until(CONFIG) > now
+    deferral.look(CONFIG, speaker(1), 3601.0)
+    assert deferral.sync.why is Why.WAITING_FOR_HOPS, "the wait begins when they are known"
+    deferral.look(CONFIG, speaker(1, 2), 3602.0)
+    assert deferral.sync.why is Why.ALL_HEARD

@@ -150,8 +150,7 @@ class StatusWrites:
             return None
         if now >= self._read_at:
             return Op(What.READ)
-        if self._actual is None:
-            return None
+        assert self._actual is not None, "it is due from the start until it has been read"
         ready = [
             key
             for key, due in self._due.items()
