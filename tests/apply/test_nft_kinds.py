@@ -35,6 +35,7 @@ from samepath.apply.nft import Rules, clients_in_kernel
 from samepath.model.cluster import Protocol
 from samepath.model.net import parse_address
 from samepath.plan import flows
+from samepath.plan.ruleset import Claim
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
 
@@ -370,6 +371,17 @@ def test_udp_that_began_before_the_rules(bench: Bench, index: int) -> None:
     bench.write("R--")
     bench.write("R--", forget=True, node_ports=(30080, 22))
     assert bench.client.udp(NODES[index], 22, 40000) == "pod1"
+
+
+def test_only_the_port_that_is_meant_is_forgotten(bench: Bench) -> None:
+    vip, pod1 = parse_address(VIPS[0]), parse_address(PODS4.format(1))
+    bench.write("R--")
+    assert bench.client.open("old", VIPS[0], 80) == "pod1"
+    bench.write("R--", ports=(81, 53))
+    assert bench.client.open("new", VIPS[0], 81) == "pod1"
+    asyncio.run(conntrack.forget(flows.Tracked(Claim(vip, "tcp", 81), pod1, None)))
+    there = {t.claim.port for t in asyncio.run(conntrack.flows_to([vip]))}
+    assert there == {80}
 
 
 def test_what_was_lost_while_nobody_looked(bench: Bench) -> None:
