@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from test_agent_pods import POOL, World, addresses_of, reaches, wait
 
 from samepath.cni.claims import ClaimsError
-from samepath.model.net import Address, parse_address, parse_prefix
+from samepath.model.net import parse_address, parse_prefix
 from samepath.plan.addresses import Block
-from samepath.programs.kept_claims import KeptClaims
+from samepath.programs.kept_claims import KeptClaims, Needed
 
 A = parse_address
 
@@ -50,13 +50,17 @@ class Store:
         return self.of.pop(block, None) is not None
 
 
-def kept(store: Store, *needed: tuple[Address, int | None]) -> KeptClaims:
+def pod(text: str, size: int | None) -> Needed:
+    return Needed(A(text), "default/web", size)
+
+
+def kept(store: Store, *needed: Needed) -> KeptClaims:
     return KeptClaims(store, "n1", lambda: needed)
 
 
 def test_a_claim_that_is_gone_is_made_again_before_anybody_sees() -> None:
     store = Store({SECOND: "n2"})
-    claims = kept(store, (A("10.244.0.5"), 26), (A("10.244.0.6"), 26))
+    claims = kept(store, pod("10.244.0.5", 26), pod("10.244.0.6", 26))
     assert claims.owners() == {FIRST: "n1", SECOND: "n2"}
     assert store.of == {FIRST: "n1", SECOND: "n2"}
     assert claims.lost == {}
@@ -64,11 +68,12 @@ def test_a_claim_that_is_gone_is_made_again_before_anybody_sees() -> None:
 
 def test_a_block_that_another_has_by_now_is_lost() -> None:
     store = Store({FIRST: "n1"})
-    claims = kept(store, (A("10.244.0.5"), 26))
+    claims = kept(store, pod("10.244.0.5", 26))
     claims.owners()
     store.of = {FIRST: "n2"}
     assert claims.owners() == {FIRST: "n2"}
-    assert claims.lost == {A("10.244.0.5"): "n2"}
+    assert claims.lost == {pod("10.244.0.5", 26): "n2"}
+    assert claims.text.endswith("default/web has 10.244.0.5 of a block that is n2's by now")
     store.of = {}
     assert claims.owners() == {FIRST: "n1"}, "n2 has given it back"
     assert claims.lost == {}
@@ -76,25 +81,26 @@ def test_a_block_that_another_has_by_now_is_lost() -> None:
 
 def test_the_block_is_the_one_that_we_had_though_the_pool_is_cut_otherwise_now() -> None:
     store = Store({FIRST: "n1"})
-    needed: list[tuple[Address, int | None]] = [(A("10.244.0.5"), 26)]
+    needed = [pod("10.244.0.5", 26)]
     claims = KeptClaims(store, "n1", lambda: needed)
     claims.owners()
-    store.of, needed[:] = {}, [(A("10.244.0.5"), 28)]
+    store.of, needed[:] = {}, [pod("10.244.0.5", 28)]
     assert claims.owners() == {FIRST: "n1"}
-    store.of, needed[:] = {}, [(A("10.244.0.5"), None)]
+    store.of, needed[:] = {}, [pod("10.244.0.5", None)]
     assert claims.owners() == {FIRST: "n1"}, "nor does it matter that the pool is gone"
 
 
 def test_an_address_of_no_pool_that_we_know_nothing_of_is_lost() -> None:
-    claims = kept(Store({}), (A("10.9.0.5"), None))
+    claims = kept(Store({}), pod("10.9.0.5", None))
     assert claims.owners() == {}
-    assert claims.lost == {A("10.9.0.5"): ""}
+    assert claims.lost == {pod("10.9.0.5", None): ""}
+    assert claims.text.endswith("10.9.0.5, of no pool")
 
 
 def test_claims_that_cannot_be_read_say_nothing() -> None:
     store = Store({})
     store.gone = True
-    claims = kept(store, (A("10.244.0.5"), 26))
+    claims = kept(store, pod("10.244.0.5", 26))
     with pytest.raises(ClaimsError):
         claims.owners()
     assert store.of == {}
@@ -109,15 +115,14 @@ def test_every_living_pod_is_in_a_block_of_ours_or_lost_to_another(
 ) -> None:
     before = {block(f"10.244.0.{n * 32}/27"): node for n, node in owned.items()}
     store = Store(dict(before))
-    claims = kept(store, *((A(f"10.244.0.{n}"), 27) for n in pods))
+    claims = kept(store, *(pod(f"10.244.0.{n}", 27) for n in pods))
     after = claims.owners()
     assert after == store.of
     assert before.items() <= after.items(), "nobody else's claim is touched"
     for n in pods:
-        address = A(f"10.244.0.{n}")
-        (owner,) = {o for b, o in after.items() if b.contains(address)}
-        assert (owner == "n1") is (address not in claims.lost)
-        assert claims.lost.get(address, "n1") == owner
+        needed = pod(f"10.244.0.{n}", 27)
+        (owner,) = {o for b, o in after.items() if b.contains(needed.address)}
+        assert claims.lost.get(needed, "n1") == owner
 
 
 @pytest.fixture

@@ -177,6 +177,7 @@ class Agent:
             neighbors=lambda: [
                 parse_address(n.address) for n in self.speaker.config.neighbors if n.address
             ],
+            source=lambda: self.source,
         )
         self.claimed, self.block_rows = self.pods.blocks, self.pods.block_rows
         return [asyncio.create_task(self.pods.run())]

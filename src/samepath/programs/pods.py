@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from samepath.cni import ipam
 from samepath.cni.attachment import State, current_boot_id
 from samepath.cni.audit import kernel_view
 from samepath.cni.blocks import Blocks
-from samepath.cni.claims import BlockClaims, Claims, ClaimsError
+from samepath.cni.claims import ClaimsError
 from samepath.cni.errors import CniError, Code
 from samepath.cni.leftovers import set_aside
 from samepath.cni.operations import MTU, Operations
 from samepath.cni.repair import missing
 from samepath.cni.server import Server
 from samepath.cni.store import Store, StoreCorrupt, StoreError
+from samepath.kube.source import Source
 from samepath.model.cluster import Cluster
 from samepath.model.config import AgentConfig, Cni
 from samepath.model.net import Address, Family, address_text, make_nlri, parse_prefix
@@ -43,7 +44,7 @@ from samepath.netlink.socket import NetlinkError
 from samepath.plan.addresses import Block
 from samepath.plan.agent import Prefix
 from samepath.plan.blocks import Situation, families, own_blocks
-from samepath.programs.kept_claims import KeptClaims
+from samepath.programs.kept_claims import KeptClaims, Needed, make_claims
 
 log = logging.getLogger("samepath.pods")
 
@@ -76,12 +77,11 @@ class Pods:
         *,
         changed: Callable[[], None],
         neighbors: Callable[[], Iterable[Address]],
-        claims: BlockClaims | None = None,
+        source: Callable[[], Source],
     ) -> None:
         """`monitor` tells of links, addresses, neighbours and routes, and is ours to close.
         `changed` is called in the loop's thread when our blocks may be others; `neighbors` says
-        whither the node's links lead, for the MTU. `claims`: where blocks are claimed, if it is not
-        in a file."""
+        whither the node's links lead, for the MTU. `source`: of the cluster, at present."""
         assert config.cni is not None
         self.config = config
         self.operations = Operations()
@@ -95,11 +95,8 @@ class Pods:
         self._neighbors = neighbors
         self._wake = asyncio.Event()
         self._kernel = RealKernel()
-        if config.cni.block_claims:
-            claims = Claims(config.cni.block_claims)
-        self._claims = (
-            None if claims is None else KeptClaims(claims, config.node, self._claimed_addresses)
-        )
+        claims, self._close_claims = make_claims(config, source)
+        self._claims = None if claims is None else KeptClaims(claims, config.node, self._needed)
         self._store: Store | None = None
         self._blocks: Blocks | None = None
         self._server: Server | None = None
@@ -168,6 +165,7 @@ class Pods:
         if self._server is not None and not await asyncio.to_thread(self._server.stop):
             log.error("requests of the plugin are still under way")
             return
+        await self._close_claims()
         self.operations.close()
         self._kernel.close()
         if self._store is not None:
@@ -251,8 +249,8 @@ class Pods:
         for block in own.give_back(time.monotonic()):
             log.info("block %s is empty, and was given back", block)
         trouble = None
-        if self._claims is not None and self._claims.lost:
-            self.errors["lost blocks"] = self._lost(self._claims.lost)
+        if self._claims is not None and self._claims.text:
+            self.errors["lost blocks"] = self._claims.text
         self._own = _prefixes(o.block for o in own.own)
         if own.trouble:
             self.errors["blocks"] = own.trouble
@@ -261,9 +259,8 @@ class Pods:
                 trouble = CniError(Code.TRY_AGAIN_LATER, own.trouble)
         self.operations.trouble = trouble
 
-    def _claimed_addresses(self) -> list[tuple[Address, int | None]]:
-        """Of living pods, as far as they are in none of the blocks that need no claim; and how
-        large the blocks of their pools are."""
+    def _needed(self) -> list[Needed]:
+        """What living pods have that is in none of the blocks that need no claim."""
         cluster = self._cluster
         if self._store is None or cluster is None:
             return []
@@ -271,24 +268,13 @@ class Pods:
         fixed = self._configured() or tuple(Block(*c) for c in (node.pod_cidrs if node else ()))
         pools = [(Block(p.family, p.cidr), p.block_size) for p in cluster.pools.values()]
         return [
-            (address, next((size for whole, size in pools if whole.contains(address)), None))
-            for attachment in self._store.all()
-            for address in attachment.addresses
-            if not any(block.contains(address) for block in fixed)
-        ]
-
-    def _lost(self, lost: Mapping[Address, str]) -> str:
-        """Whose pods must be made anew, and why."""
-        assert self._store is not None
-        texts = [
-            f"{a.pod or a.key[0]} has {address_text(address)}"
-            + (f" of a block that is {lost[address]}'s by now" if lost[address] else ", of no pool")
+            Needed(
+                address, a.pod or a.key[0], next((s for w, s in pools if w.contains(address)), None)
+            )
             for a in self._store.all()
             for address in a.addresses
-            if address in lost
+            if not any(block.contains(address) for block in fixed)
         ]
-        more = f" and {len(texts) - 10} more" if len(texts) > 10 else ""
-        return f"pods that must be made anew: {'; '.join(texts[:10])}{more}"
 
     def _without_store(self, cluster: Cluster) -> frozenset[Prefix]:
         """What the pods that live need."""
