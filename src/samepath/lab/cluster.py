@@ -30,6 +30,7 @@ import yaml
 
 from samepath.kube import resources
 from samepath.kube.crds import KINDS, definition
+from samepath.kube.resources import Resource
 from samepath.lab.state import LabError, replace, wait
 from samepath.lab.topology import API_PORT
 from samepath.programs.control import NotRunningError, ask
@@ -51,6 +52,7 @@ _WRITTEN = {
         resources.SERVICES,
         resources.ENDPOINT_SLICES,
         resources.IP_POOLS,
+        Resource("", "v1", "configmaps", "ConfigMap", True),
     )
 }
 
@@ -102,6 +104,31 @@ class Cluster:
         control = self._lab.topology.control
         assert control is not None
         self._lab.stop(control.name, ROLE, number)
+
+    def keep(self) -> None:
+        """The present state is the backup of `restore_kept`."""
+        self._order("keep")
+
+    def restore_kept(self) -> None:
+        """It comes back with that state, and the versions of then."""
+        self._order("restart", kept=True)
+        self._written.clear()
+
+    def change(self, count: int) -> None:
+        """So many changes that concern nobody."""
+        metadata = {"name": "changes", "namespace": NAMESPACE}
+        for number in range(count):
+            data = {"count": str(number)}
+            head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+            self.bring([{**head, "data": data}])
+
+    def _order(self, knob: str, **words: Any) -> None:
+        control = self._lab.topology.control
+        assert control is not None
+        try:
+            ask(self._lab.program_dir(control.name), ROLE, knob, **words)
+        except (NotRunningError, ValueError) as error:
+            raise LabError(f"the lab's API server: {knob}: {error}") from error
 
     def answers(self) -> bool:
         control = self._lab.topology.control

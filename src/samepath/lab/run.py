@@ -93,7 +93,7 @@ def measure(
     console: Console,
 ) -> Run:
     """A lab up, the scenario, the lab down."""
-    wanted = chosen(steps, spec.speaker)
+    wanted = chosen(steps, spec.speaker, spec.source)
     # A pod's connections, each speaking once a period, must all hear of its end within its grace.
     grace_s = max(spec.grace_s, 3 * period_s(connections))
     spec = msgspec.structs.replace(spec, grace_s=grace_s)

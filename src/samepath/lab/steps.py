@@ -11,10 +11,11 @@ import signal
 import time
 
 from samepath.lab import foreign, observe
+from samepath.lab.cluster_steps import CLUSTER_STEPS
 from samepath.lab.render import Condition
 from samepath.lab.scenario import Action, World, list_node
 from samepath.lab.state import wait
-from samepath.lab.topology import Speaker
+from samepath.lab.topology import Source, Speaker
 from samepath.lab.traffic import Traffic
 
 IDLE_MARGIN_S = 4.0
@@ -246,10 +247,12 @@ FOREIGN_STEPS: list[tuple[str, str, Action]] = [
 
 
 def chosen(
-    names: tuple[str, ...] | None, speaker: Speaker = "agent"
+    names: tuple[str, ...] | None, speaker: Speaker = "agent", source: Source = "manifests"
 ) -> list[tuple[str, str, Action]]:
     """The steps of these names, in the scenario's order. Raises ValueError."""
-    steps = STEPS if speaker == "agent" else FOREIGN_STEPS
+    steps = list(STEPS if speaker == "agent" else FOREIGN_STEPS)
+    if source == "api-server" and speaker == "agent":
+        steps += CLUSTER_STEPS
     known = [name for name, _, _ in steps]
     for name in names or ():
         if name not in known:
