@@ -72,7 +72,7 @@ RIGHTS: dict[str, frozenset[Right]] = {
             *_on(kinds.IP_POOLS, *_READ),
             *_on(kinds.BFD_PROFILES, *_READ),
             *_on(kinds.COMMUNITIES, *_READ),
-            *_on(kinds.BLOCK_CLAIMS, "get", *_READ, "create", "delete"),
+            *_on(kinds.BLOCK_CLAIMS, "get", *_READ, "create", "patch", "delete"),
             *_on(kinds.SERVICE_BGP_STATUSES, "get", "list", "create", "delete"),
             *_on(kinds.SERVICE_BGP_STATUSES, "patch", sub="status"),
             *_on(kinds.BGP_SESSION_STATES, "get", "list", "create", "delete"),

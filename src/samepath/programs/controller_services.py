@@ -29,6 +29,7 @@ from samepath.kube.api import Api, ApiError, Unreachable
 from samepath.kube.objects import parse_object
 from samepath.kube.requests import ALLOCATED_FROM
 from samepath.kube.resources import SERVICES
+from samepath.kube.versions import is_older
 from samepath.model.cluster import Allocation, Service
 from samepath.model.documents import Document, DocumentError
 from samepath.model.net import Address, address_text, parse_address
@@ -127,7 +128,7 @@ class ServiceStates:
             late = watched.get(key)
             # Not there: it is newer than what the watch has come to; or deleted, which shows when
             # all are read again.
-            if late is not None and not _is_older(late.resource_version, service.resource_version):
+            if late is not None and not is_older(late.resource_version, service.resource_version):
                 del self._read[key]
             else:
                 known[key] = service
@@ -290,14 +291,6 @@ def _status(before: Json, state: State) -> Json:
 
 def _version(body: Json) -> str:
     return str(body["metadata"]["resourceVersion"])
-
-
-def _is_older(one: str, other: str) -> bool:
-    """Versions are numbers of one sequence, whatever they may be in theory; where they are not,
-    different is older: the watch will come to it."""
-    if one.isdigit() and other.isdigit():
-        return int(one) < int(other)
-    return one != other
 
 
 def _parsed(item: Json) -> Service | None:
