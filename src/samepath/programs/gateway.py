@@ -50,7 +50,7 @@ from samepath.programs.gateway_paths import Paths
 from samepath.programs.gateway_reading import Schedule
 from samepath.programs.gateway_sync import Deferral
 from samepath.programs.gateway_trace import trace
-from samepath.programs.gateway_view import status
+from samepath.programs.gateway_view import readiness, status
 from samepath.programs.liveness import Liveness
 from samepath.programs.next_hops import with_next_hops
 from samepath.programs.stopping import Stopping
@@ -170,7 +170,11 @@ class Gateway:
         server = await control.serve(
             self.config.run_dir,
             "gateway",
-            {"status": lambda q: status(self, q), "trace": lambda q: trace(self, q)},
+            {
+                "status": lambda q: status(self, q),
+                "trace": lambda q: trace(self, q),
+                "ready": lambda _: readiness(self),
+            },
         )
         tasks: list[asyncio.Task[object]] = []
         try:

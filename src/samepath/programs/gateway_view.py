@@ -35,6 +35,13 @@ PIECE = 64
 """Tables, or sixteen times as many prefixes, that are told before the event loop is served."""
 
 
+def readiness(gateway: Gateway) -> dict[str, Any]:
+    """For probes: cheap, where `status` reads the kernel."""
+    sync = gateway.deferral.sync
+    why = "" if sync.in_sync else f"not in sync: {sync.text}"
+    return {"ready": sync.in_sync, "live": True, "why": why}
+
+
 async def status(gateway: Gateway, question: dict[str, Any]) -> dict[str, Any]:
     """Everything an operator asks first; JSON-able. Raises ValueError if the gateway is held up."""
     async with held(gateway):
