@@ -204,3 +204,27 @@ def test_server_side_apply_merges_lists_that_are_maps(cluster: Any, group: str) 
     cluster.apply(body, "--server-side", "--field-manager=one")
     parts = cluster.get(f"widgets.{group}", "w")["spec"]["parts"]
     assert [one["id"] for one in parts] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("size: {type: integer,", "size: {"), "must not be empty for specified object fields"),
+        (("maxItems: 3", "uniqueItems: true"), "uniqueItems cannot be set to true"),
+        (("self.size <= self.limit", "self.size <= "), "compilation failed"),
+        (("limit: {type: integer, default: 50}", "limit: {type: integer, default: a}"),
+         "must be of type integer"),
+        (("list-map-keys: [id]", "list-map-keys: [no]"), "must all be names of item properties"),
+        (('pattern: "^[a-z]+$"', 'pattern: "^(?!x)"'), "must be a valid regular expression"),
+        (("name: widgets.", "name: gadgets."), "must be spec.names.plural"),
+        (("storage: true", "storage: false"), "must have exactly one version marked as storage"),
+    ],
+)  # fmt: skip
+def test_definitions_that_no_server_takes(cluster: Any, change: Any, said: str) -> None:
+    group = f"{cluster.namespace}.test.samepath.dev"
+    cluster.forget("crd", f"widgets.{group}")
+    text = DEFINITION.replace("GROUP", group).replace("SHORT", "wi" + cluster.namespace[-8:])
+    assert change[0] in text
+    done = cluster.kubectl("create", "-f", "-", given=text.replace(*change), check=False)
+    assert done.returncode == 1, done.stdout
+    assert said in done.stderr

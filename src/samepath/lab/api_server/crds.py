@@ -6,6 +6,8 @@ Kubernetes API: apiextensions/v1.
 from __future__ import annotations
 
 from samepath.lab.api_server import kinds as known
+from samepath.lab.api_server import status as st
+from samepath.lab.api_server import structural
 from samepath.lab.api_server.kinds import Column, Kind
 from samepath.lab.api_server.objects import Objects, Options
 from samepath.lab.api_server.status import Json
@@ -28,7 +30,9 @@ class Definitions:
     ) -> Json:
         if kind.key != known.CRDS.key:
             return new
-        spec = new["spec"]
+        spec = new.get("spec") or {}
+        if subresource != "status" and (causes := structural.faults(new["metadata"]["name"], spec)):
+            raise st.invalid(kind.group, kind.kind, new["metadata"]["name"], causes)
         names = spec["names"]
         names.setdefault("singular", names["kind"].lower())
         names.setdefault("listKind", names["kind"] + "List")
