@@ -171,18 +171,20 @@ def test_the_address_of_another_load_balancer(bench: Bench, index: int) -> None:
     assert bench.client.once(vip, 80) == "timeout"
 
 
-def test_one_that_is_not_on_the_node_is_not_forwarded(bench: Bench) -> None:
-    bench.node.ip("address", "del", f"{VIPS[0]}/32", "dev", "lo")
+@BOTH
+def test_one_that_is_not_on_the_node_is_not_forwarded(bench: Bench, index: int) -> None:
+    vip, length = VIPS[index], (32, 128)[index]
+    bench.node.ip("address", "del", f"{vip}/{length}", "dev", "lo")
     on_node = Client(bench.node)
     try:
         bench.write("---", load_balancer_class="example.com/lb")
-        assert bench.client.once(VIPS[0], 80) == "refused"
-        assert on_node.once(VIPS[0], 80) == "refused"
+        assert bench.client.once(vip, 80) == "refused"
+        assert on_node.once(vip, 80) == "refused"
         bench.write("R--", load_balancer_class="example.com/lb")
-        assert bench.client.once(VIPS[0], 80) == on_node.once(VIPS[0], 80) == "pod1"
+        assert bench.client.once(vip, 80) == on_node.once(vip, 80) == "pod1"
     finally:
         on_node.stop()
-        bench.node.ip("address", "add", f"{VIPS[0]}/32", "dev", "lo")
+        bench.node.ip("address", "add", f"{vip}/{length}", "dev", "lo")
 
 
 def test_sctp_stands_beside_tcp_on_one_port(bench: Bench) -> None:

@@ -24,7 +24,7 @@ from samepath.model.cluster import (
     make_cluster,
 )
 from samepath.model.config import Advertise
-from samepath.model.net import Family, parse_address
+from samepath.model.net import Family, parse_address, parse_prefix
 from samepath.plan import ruleset as ruleset_module
 from samepath.plan.proxy import Memo, build, cluster_prefixes
 from samepath.plan.ruleset import (
@@ -146,6 +146,22 @@ def test_affinity_moves_only_the_clients_of_the_endpoint_that_left() -> None:
         assert new != 2
         assert old in (2, new)
     assert min(Counter(before).values()) > AFFINITY_SLOTS / 10
+
+
+@pytest.mark.parametrize(
+    ("texts", "allowed"),
+    [
+        (["192.0.2.0/25", "192.0.2.128/25"], ["192.0.2.0/24"]),
+        (["192.0.2.0/24", "192.0.2.7/32", "2001:db8::/32"], ["192.0.2.0/24"]),
+        (["192.0.2.0/24", "0.0.0.0/0"], None),  # everybody
+        (["2001:db8::/32"], None),  # says nothing of IPv4
+    ],
+)
+def test_source_ranges(texts: list[str], allowed: list[str] | None) -> None:
+    found = rules(web(source_ranges=tuple(map(parse_prefix, texts))), slice_of("R"))
+    key = f"{VIP} . tcp . 80"
+    assert set(found.elements["guarded4"]) == ({key} if allowed is not None else set())
+    assert set(found.elements["allowed4"]) == {f"{text} . {key}" for text in allowed or ()}
 
 
 def test_two_services_that_claim_one_port() -> None:
