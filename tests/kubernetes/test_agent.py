@@ -29,6 +29,7 @@ from agent_stage import (
 
 from samepath.lab.api_server import ApiServer
 from samepath.model.cluster import NodeDrain
+from samepath.programs import control
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
 
@@ -237,6 +238,7 @@ def gateway(stage: KubeStage) -> KubeStage:
     stage.configure(drain_deadline_s=600)
     stage.start()
     until(lambda: stage.paths() == ([NODE], []), 40)
+    assert control.ask(str(stage.folder / "run-gw"), "gateway", "ready")["ready"]
     return stage
 
 
