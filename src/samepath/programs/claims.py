@@ -58,7 +58,9 @@ from samepath.plan.addresses import Block
 PATIENCE_S = 10.0
 """So long a claim, a release or a look may take."""
 LEARNED_S = 60.0
-"""What we have learned beside the watch counts for so long; of our own claims we ask again then."""
+"""What we have learned of others' claims beside the watch counts for so long."""
+ASK_S = 10.0
+"""A claim of ours that the watch does not show is asked for so often."""
 
 DELETED_S = 3600.0
 """For so long we remember what we have deleted; no watch is as late as that."""
@@ -138,7 +140,7 @@ class Claiming:
         return bool(self._releasing) or any(self._is_unseen(c, now) for c in self._learned.values())
 
     def _is_unseen(self, claim: _Claim, now: float) -> bool:
-        return claim.node in self._nodes and now - claim.learned_at > LEARNED_S
+        return claim.node in self._nodes and now - claim.learned_at > ASK_S
 
     async def settle(self, now: float) -> None:
         """Ends what is in doubt."""
@@ -153,7 +155,7 @@ class Claiming:
                     claim.learned_at = now
 
     async def claim(self, block: Block, node: str, now: float) -> str | None:
-        self._nodes = frozenset((node,))
+        self._nodes |= {node}
         await self._tidy(block, node, now)
         name = claim_name(block.family, block.nlri)
         ours = await self._create(name, block, node)
@@ -246,7 +248,7 @@ class Claiming:
         return None
 
     async def release(self, block: Block, node: str) -> bool:
-        self._nodes = frozenset((node,))
+        self._nodes |= {node}
         name = claim_name(block.family, block.nlri)
         found = await self._get(name)
         if found is None or found.node != node:
