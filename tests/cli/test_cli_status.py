@@ -382,3 +382,13 @@ def test_gateway_shows_what_it_has_from_the_cluster(
         "refused IPAddressPool x",
     ):  # fmt: skip
         assert part in result.output, part
+
+
+def test_agent_shows_what_it_could_not_tell(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
+    told = {"written": 12, "waiting": 1, "left_out": 30,
+            "trouble": {"ServiceBGPStatus": "no right [to] create"}}  # fmt: skip
+    (run_dir / "agent.sock").touch()
+    answers = {"agent": AGENT | {"told_states": told}, "gateway": GATEWAY}
+    result = run(monkeypatch, run_dir, answers, "status", columns=200)
+    assert "states told: 12 writes, 1 wait, 30 beyond the limits are not" in result.output
+    assert "not told to the API server: ServiceBGPStatus: no right [to] create" in result.output

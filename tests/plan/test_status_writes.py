@@ -170,6 +170,21 @@ def test_kind_that_cannot_be_read_is_not_written() -> None:
     assert op.what is What.READ
 
 
+def test_node_that_has_not_registered_is_waited_for() -> None:
+    writes = StatusWrites("n", rate=2, chance=lambda: 0.0, now=0.0, time_text=lambda: "t")
+    writes.want(Desired({}, True), 0.0)
+    writes.was_read({}, {}, 0.0)
+    tries, now = 0, 0.0
+    while now < 100:
+        op = writes.next(now)
+        if op is None:
+            now = max(writes.next_at(now), now + 0.001)
+            continue
+        tries += 1
+        writes.failed(op, Failure.GONE, "no Node n", now)
+    assert 5 <= tries <= 11
+
+
 def test_server_away_costs_nothing_but_time() -> None:
     writes = StatusWrites("n", rate=2, chance=lambda: 1.0, now=0.0, time_text=lambda: "t")
     writes.want(wants("n", UP), 0.0)

@@ -40,6 +40,10 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
         out.print(f"  natOutgoing: {', '.join(rules['nat_outgoing'])}")
     if answer.get("pods"):
         _pods(out, answer["pods"])
+    if answer.get("told_states"):
+        states = answer["told_states"]
+        less = f", {states['left_out']} beyond the limits are not" if states["left_out"] else ""
+        out.print(f"  states told: {states['written']} writes, {states['waiting']} wait{less}")
     out.print()
     _neighbors(out, answer, everything)
     _bgp_peers(out, answer)
@@ -56,6 +60,8 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
         out.print(f"[red]{kind}[/]: {escape(manifests['trouble'])}")
     for refused in manifests["refused"]:
         out.print(f"[red]refused[/] {escape(refused['text'])}")
+    for what, text in (answer.get("told_states") or {}).get("trouble", {}).items():
+        out.print(f"[yellow]not told to the API server[/]: {what}: {escape(text)}")
     for conflict in rules.get("conflicts", []):
         out.print(f"[yellow]conflict[/]: {escape(conflict)}")
     trouble(out, answer)

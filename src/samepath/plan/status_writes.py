@@ -272,7 +272,9 @@ class StatusWrites:
             self._actual[key] = Actual(None)
         elif failure is Failure.GONE:
             self._actual.pop(key, None)
-        if failure is Failure.REFUSED or (failure is Failure.GONE and op.what is What.CREATE):
+        if key.kind is Kind.NODE and failure is Failure.GONE:
+            self._due[key] = now + KIND_PAUSE_S  # it has not registered as yet
+        elif failure is Failure.REFUSED or (failure is Failure.GONE and op.what is What.CREATE):
             self.trouble[key.kind] = text
             self._due[key] = now + REFUSED_S
             self._kind_until[key.kind] = now + KIND_PAUSE_S
