@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from samepath.lab.pause import Pulse
+from samepath.lab.state import LabError
 
 ATTEMPTS = 5
 
@@ -23,7 +24,7 @@ def steadily(attempt: Callable[[], None], held_up_s: float, attempts: int = ATTE
             pulse.take()
             try:
                 attempt()
-            except AssertionError as error:
+            except (AssertionError, LabError) as error:
                 paused_s = pulse.take()
                 if paused_s < held_up_s or not left:
                     raise

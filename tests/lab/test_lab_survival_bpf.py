@@ -13,15 +13,16 @@ import pytest
 from rich.console import Console
 
 from samepath.lab.removal import down
+from samepath.lab.results import Run
 from samepath.lab.run import measure
-from samepath.lab.scenario import Paused
 from samepath.lab.state import ROOT
 from samepath.lab.topology import Spec
 from samepath.programs.gateway_bpf import pin_folder
+from tests.witness import steadily
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-SPEC = Spec(buckets=127, idle_timer_s=18.0, transition_idle_s=50.0)
+SPEC = Spec(buckets=127, hold_time_s=12, idle_timer_s=18.0, transition_idle_s=50.0)
 CONNECTIONS = 1600
 
 
@@ -33,15 +34,16 @@ def name() -> Iterator[str]:
 
 
 def test_survival_with_every_bucket_busy(name: str) -> None:
-    for attempt in (1, 2):
-        try:
-            run = measure(name, SPEC, "bpf", CONNECTIONS, None, False, Console(width=160))
-        except Paused:
-            if attempt == 2:
-                raise
-            continue
-        if run.checks[0].passed:
-            break
+    def attempt() -> None:
+        run = measure(name, SPEC, "bpf", CONNECTIONS, None, False, Console(width=160))
+        survived(run)
+        pins = [pin_folder(str(ROOT / name / "run" / gateway)) for gateway in run.gateways]
+        assert not any(folder.exists() for folder in pins), "nothing is left pinned"
+
+    steadily(attempt, held_up_s=1.0, attempts=2)
+
+
+def survived(run: Run) -> None:
     assert [(c.name, c.found) for c in run.checks if not c.passed] == []
     steps = {s.step: s for s in run.steps}
     assert len(steps) == 8
@@ -57,5 +59,3 @@ def test_survival_with_every_bucket_busy(name: str) -> None:
     assert steps["restart"].broken == 0
     assert steps["roll"].moves_waiting == 0
     assert steps["gateway_kill_again"].broken == 0
-    pins = [pin_folder(str(ROOT / name / "run" / gateway)) for gateway in run.gateways]
-    assert not any(folder.exists() for folder in pins), "nothing is left pinned"
