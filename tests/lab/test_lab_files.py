@@ -103,6 +103,27 @@ def test_agent_configurations_are_accepted(world: Topology) -> None:
         assert config.cni.block_claims == "/run/claims"
 
 
+def test_configurations_for_the_api_server_are_accepted() -> None:
+    world = topology(Spec(source="api-server"))
+    assert world.control is not None
+    assert "cp" in world.hosts
+    places = render.Places("", "/run/x", "/run/x/store.db", "/run/claims", "/run/kubeconfig")
+    agent = msgspec.convert(
+        yaml.safe_load(render.agent_config(world, world.nodes[0], places)), AgentConfig
+    )
+    assert agent.manifests is None
+    assert agent.kubernetes is not None
+    assert agent.kubernetes.kubeconfig == "/run/kubeconfig"
+    assert agent.cni is not None
+    assert agent.cni.block_claims is None
+    text = render.gateway_config(world, world.gateways[0], "kernel", "/run/x", 4, "/run/kubeconfig")
+    gateway = msgspec.convert(yaml.safe_load(text), GatewayConfig)
+    assert gateway.nodes is not None
+    assert gateway.nodes.import_.services == ["203.0.113.0/24", "2001:db8:113::/48"]
+    assert gateway.expected_peers == 0
+    assert [n.address for n in gateway.neighbors] == [world.gateways[0].upstream4]
+
+
 def test_pools_and_nodes_are_accepted(world: Topology) -> None:
     """By the agents' own reader: every object, and no Node with a block of its own."""
     objects = [

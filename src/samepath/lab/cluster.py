@@ -148,7 +148,7 @@ class Cluster:
     def _token(self) -> Path:
         return self._lab.run_dir / "config" / "api-server.token"
 
-    def agent_kubeconfig(self) -> str:
+    def inner_kubeconfig(self) -> str:
         return str(self._lab.run_dir / "config" / "kubeconfig")
 
     def _port(self) -> int | None:
@@ -168,7 +168,7 @@ class Cluster:
             "certificate-authority-data": authority,
         }
         _write_secret(self.kubeconfig, _kubeconfig(outside, {"token": token}))
-        _write_secret(Path(self.agent_kubeconfig()), _kubeconfig({"server": inside}, {}))
+        _write_secret(Path(self.inner_kubeconfig()), _kubeconfig({"server": inside}, {}))
 
     def _make_certificate(self) -> None:
         """Its own authority. Raises LabError."""

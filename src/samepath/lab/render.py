@@ -52,9 +52,15 @@ class Endpoint:
 
 
 def gateway_config(
-    topology: Topology, gateway: Gateway, dataplane: Dataplane, run_dir: str, expected_peers: int
+    topology: Topology,
+    gateway: Gateway,
+    dataplane: Dataplane,
+    run_dir: str,
+    expected_peers: int,
+    kubeconfig: str | None = None,
 ) -> str:
-    """`gateway.yaml`. The two data planes differ in one line."""
+    """`gateway.yaml`. The two data planes differ in one line. With a kubeconfig the cluster's Nodes
+    are the neighbours, and it says how many to expect."""
     spec = topology.spec
     nodes: dict[str, Any] = {
         "range": SEGMENT[0],
@@ -77,6 +83,11 @@ def gateway_config(
         ]
         if spec.speaker == "frr":
             over4_and_6 = [each for x in over4_and_6 for each in _by_address(topology, x)]
+    source: dict[str, Any] = {}
+    if kubeconfig is not None and spec.speaker == "agent":
+        terms = {name: value for name, value in nodes.items() if name != "range"}
+        source = {"kubernetes": {"kubeconfig": kubeconfig}, "nodes": terms}
+        over4_and_6, expected_peers = [], 0
     upstream = {
         "address": gateway.upstream4,
         "remote_as": UPSTREAM_AS,
@@ -92,6 +103,7 @@ def gateway_config(
             "router_id": gateway.segment4,
             "as": GATEWAY_AS,
             "listen": listen,
+            **source,
             "neighbors": [*over4_and_6, upstream],
             "run_dir": run_dir,
             "buckets": spec.buckets,
@@ -133,7 +145,7 @@ def agent_config(topology: Topology, node: Node, places: Places) -> str:
     source: dict[str, Any] = {"manifests": places.manifests}
     if places.kubeconfig is not None:
         source = {"kubernetes": {"kubeconfig": places.kubeconfig}}
-    claims = is_ours
+    claims = is_ours and places.kubeconfig is None
     neighbors = [
         {
             "address": gateway.segment4,

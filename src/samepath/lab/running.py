@@ -229,6 +229,7 @@ class Lab:
         text = render.gateway_config(
             self.topology, self.topology.gateway(name), self.state.dataplane,
             self.program_dir(name), self.state.expected_peers,
+            self.cluster.inner_kubeconfig() if self.cluster else None,
         )  # fmt: skip
         return self._config(f"{name}.yaml", text)
 
@@ -245,7 +246,7 @@ class Lab:
             run_dir=self.program_dir(name),
             store=str(self.run_dir / "stores" / f"{name}.db"),
             block_claims=str(self.run_dir / "claims"),
-            kubeconfig=self.cluster.agent_kubeconfig() if self.cluster else None,
+            kubeconfig=self.cluster.inner_kubeconfig() if self.cluster else None,
         )
         text = render.agent_config(self.topology, self.topology.node(name), places)
         config = self._config(f"{name}.yaml", text)
