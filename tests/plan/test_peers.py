@@ -18,7 +18,7 @@ from samepath.model.kinds import (
     Secret,
     Selector,
 )
-from samepath.model.net import parse_address
+from samepath.model.net import parse_address, parse_prefix
 from samepath.plan import mesh
 from samepath.plan.peers import Plan, WhyNot, identify, made_router_id, plan
 
@@ -94,7 +94,17 @@ def test_every_field_becomes_a_term_of_the_session() -> None:
 
 def test_defaults() -> None:
     (neighbor,) = planned(peer(peer_asn="external")).neighbors
-    assert neighbor == Neighbor(address="10.0.0.1", remote_as="external", graceful_restart_s=0)
+    assert neighbor == Neighbor(address="10.0.0.1", remote_as="external")
+
+
+def test_neighbours_may_tell_the_clusters_pod_blocks_unless_it_is_said() -> None:
+    known = (peer(), Node("n1", (parse_prefix("10.244.1.0/24"),)))
+    (neighbor,) = planned(*known).neighbors
+    assert neighbor.import_ == Import(pods=["10.244.1.0/24"])
+    (neighbor,) = planned(*known, cluster_cidrs=["10.0.0.0/8"]).neighbors
+    assert neighbor.import_ == Import(pods=["10.0.0.0/8"])
+    (neighbor,) = planned(*known, peer_import=Import(routes=["0.0.0.0/0"])).neighbors
+    assert neighbor.import_ == Import(routes=["0.0.0.0/0"])
 
 
 WRONG = {
@@ -193,7 +203,7 @@ def test_another_keepalive_than_a_third_is_noted(keepalive_s: int | None, noted:
 
 
 def test_without_graceful_restart_it_is_said_what_that_means() -> None:
-    (row,) = planned(peer()).rows
+    (row,) = planned(peer(graceful_restart=False)).rows
     assert row.why is WhyNot.NEIGHBOR
     assert "drops our paths" in row.note
 

@@ -154,7 +154,7 @@ _SPECS: Notes = {
         "bfdProfile": Note("BFDProfile of the session.", unset="no BFD"),
         "enableGracefulRestart": Note(
             "Announce graceful restart (RFC 4724), so that the neighbour keeps its paths while an "
-            "agent restarts."
+            "agent restarts. MetalLB's default is false."
         ),
         "ebgpMultiHop": Note("The external neighbour may be several hops away."),
         "disableMP": Note("One family only, that of peerAddress, as with MetalLB's disableMP."),

@@ -92,7 +92,7 @@ class BGPPeerSpec(Spec, frozen=True, kw_only=True):
     password: Annotated[str, Meta(max_length=80)] | None = None
     password_secret: SecretReference | None = None
     bfd_profile: Annotated[str, Meta(max_length=253, extra={"is": Is.NAME_OR_NONE})] | None = None
-    enable_graceful_restart: bool = False
+    enable_graceful_restart: bool = True
     ebgp_multi_hop: bool = False
     disable_mp: bool = field(name="disableMP", default=False)
     dual_stack_address_family: bool | None = None

@@ -409,8 +409,9 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
     """Left out: `myASN` of the BGPPeers that select this node."""
     neighbors: list[Neighbor] = []
     """Besides these, the BGPPeers that select this node."""
-    peer_import: Import = msgspec.field(default_factory=Import)
-    """What the neighbours that are BGPPeers may tell us; left out: nothing."""
+    peer_import: Import | None = None
+    """What the neighbours that are BGPPeers may tell us; left out: pod blocks of the cluster
+    (`cluster_cidrs`), which gateways reflect, and no other routes."""
     manifests: str | None = None
     """A folder of Kubernetes manifests (*.yaml, *.yml, *.json)."""
     kubernetes: Kubernetes | None = None

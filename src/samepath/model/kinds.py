@@ -84,7 +84,7 @@ class BGPPeer:
     password_secret: str | None = None
     """Name of a Secret in our namespace, with the key `password`."""
     bfd_profile: str | None = None
-    graceful_restart: bool = False
+    graceful_restart: bool = True
     ebgp_multi_hop: bool = False
     disable_mp: bool = False
     """One family only, that of `peer_address`."""

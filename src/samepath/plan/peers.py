@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
 from samepath.model.cluster import Cluster
-from samepath.model.config import AgentConfig, BfdProfile, Kubernetes, Neighbor
+from samepath.model.config import AgentConfig, BfdProfile, Import, Kubernetes, Neighbor
 from samepath.model.kinds import BGPPeer, any_selects
 from samepath.model.net import Address, address_text, family_of, parse_address
+from samepath.plan.proxy import cluster_prefixes
 
 PASSWORDS = "passwords"
 """The folder of `run_dir` for the files of passwords, each by its BGPPeer's name."""
@@ -167,6 +168,7 @@ class _Choice:
         self.neighbors: dict[str, Neighbor] = {}
         self.profiles: dict[str, BfdProfile] = {}
         self.passwords: dict[str, str] = {}
+        self.pods = config.cluster_cidrs or cluster_prefixes(cluster)
         self._taken = {parse_address(n.address) for n in config.neighbors if n.address}
         self._configured = frozenset(self._taken)
 
@@ -212,7 +214,7 @@ class _Choice:
         if why is not WhyNot.NEIGHBOR:
             return why, peer.password_secret or ""
         try:
-            neighbor = _neighbor(peer, self.config, has_password=password is not None)
+            neighbor = _neighbor(peer, self.config, self.pods, has_password=password is not None)
         except ValueError as error:
             return WhyNot.INVALID, str(error)
         try:
@@ -254,8 +256,10 @@ class _Choice:
         return text, WhyNot.NEIGHBOR
 
 
-def _neighbor(peer: BGPPeer, config: AgentConfig, *, has_password: bool) -> Neighbor:
-    """Raises ValueError."""
+def _neighbor(
+    peer: BGPPeer, config: AgentConfig, pods: Iterable[str], *, has_password: bool
+) -> Neighbor:
+    """`pods`: prefixes of all pods' addresses. Raises ValueError."""
     family = family_of(peer.peer_address)
     path = f"{config.run_dir}/{PASSWORDS}/{peer.name}"
     return Neighbor(
@@ -270,7 +274,7 @@ def _neighbor(peer: BGPPeer, config: AgentConfig, *, has_password: bool) -> Neig
         ebgp_multihop=MULTI_HOP_TTL if peer.ebgp_multi_hop else 1,
         password_file=path if has_password else None,
         bfd=peer.bfd_profile,
-        import_=config.peer_import,
+        import_=config.peer_import or Import(pods=list(pods)),
     )
 
 
@@ -280,5 +284,5 @@ def _note(peer: BGPPeer) -> str:
     if keepalive_s is not None and keepalive_s * 3 != peer.hold_time_s:
         notes.append(f"keepaliveTime {keepalive_s} s: they go every third of the hold time")
     if not peer.graceful_restart:
-        notes.append("no enableGracefulRestart: it drops our paths when the agent restarts")
+        notes.append("enableGracefulRestart is false: it drops our paths when the agent restarts")
     return "; ".join(notes)
