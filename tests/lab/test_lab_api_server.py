@@ -59,6 +59,11 @@ def test_people_use_kubectl_on_it(name: str) -> None:
     assert lab.cluster is not None
     lines = kubectl(lab, "get", "nodes").splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [["n1", "Ready"], ["n2", "Ready"]]
+    pods = kubectl(lab, "get", "pods", "-l", "app=web", "-o", "wide").splitlines()
+    assert [line.split()[:3] for line in pods[1:]] == [
+        ["web-n1-1", "1/1", "Running"],
+        ["web-n2-1", "1/1", "Running"],
+    ]
     kubectl(lab, "label", "node", "n1", f"{DRAIN_LABEL}=")
     wait(lambda: observe.converged(lab, "gw1", ["n2"], ["n1"]), 30, "n1 to drain")
     kubectl(lab, "label", "node", "n1", f"{DRAIN_LABEL}-", "theirs=kept")

@@ -52,6 +52,7 @@ _WRITTEN = {
         resources.SERVICES,
         resources.ENDPOINT_SLICES,
         resources.IP_POOLS,
+        resources.PODS,
         Resource("", "v1", "configmaps", "ConfigMap", True),
     )
 }
@@ -105,12 +106,12 @@ class Cluster:
         assert control is not None
         self._lab.stop(control.name, ROLE, number)
 
-    def keep(self) -> None:
-        """The present state is the backup of `restore_kept`."""
+    def back_up(self) -> None:
+        """The present state is what `restore` comes back with."""
         self._order("keep")
 
-    def restore_kept(self) -> None:
-        """It comes back with that state, and the versions of then."""
+    def restore(self) -> None:
+        """It comes back as it was then, its versions set back."""
         self._order("restart", kept=True)
         self._written.clear()
 
@@ -207,15 +208,14 @@ class Cluster:
                 names = {k: v for k, v in body["metadata"].items() if k in ("name", "namespace")}
                 self._apply({**head, "metadata": names, "status": status}, "status")
 
-    def keep_nodes(self, names: Iterable[str]) -> None:
-        """The Nodes of hosts of the lab that are not among these go."""
+    def keep(self, resource: Resource, names: Iterable[str], namespace: str | None = None) -> None:
+        """Of Nodes and Pods that the lab has said all but these go."""
         kept = set(names)
-        found = self._ask("GET", resources.NODES.path())
-        ours = {node.name for node in self._lab.topology.nodes}
-        for item in found["items"]:
-            name = item["metadata"]["name"]
-            if name in ours - kept:
-                path = resources.NODES.path(None, name)
+        for item in self._ask("GET", resource.path(namespace))["items"]:
+            metadata = item["metadata"]
+            managers = {one.get("manager") for one in metadata.get("managedFields", ())}
+            if MANAGER in managers and metadata["name"] not in kept:
+                path = resource.path(namespace, metadata["name"])
                 self._ask("DELETE", path)
                 self._written = {k: v for k, v in self._written.items() if not k.startswith(path)}
 

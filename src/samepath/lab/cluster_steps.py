@@ -45,9 +45,9 @@ def api_restored(world: World, traffic: Traffic) -> None:
     """It comes back as it was some changes ago; all watches are of versions yet to come."""
     world.watch()
     cluster = _cluster(world)
-    cluster.keep()
+    cluster.back_up()
     cluster.change(CHANGES)
-    cluster.restore_kept()
+    cluster.restore()
     began = time.monotonic()
     world.lab.write_manifests()
     _heard(world)

@@ -314,5 +314,24 @@ def _endpoint(family: Literal["IPv4", "IPv6"], endpoint: Endpoint) -> dict[str, 
     }
 
 
+def pod_object(pod: Pod) -> dict[str, Any]:
+    """For people, who look for Pods; no program of ours reads them."""
+    container = {"name": SERVICE, "image": "lab/web", "ports": [{"containerPort": POD_PORT}]}
+    addresses = [pod.address4, pod.address6]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod.name, "namespace": "default", "labels": {"app": SERVICE}},
+        "spec": {"nodeName": pod.node, "containers": [container]},
+        "status": {
+            "phase": "Running",
+            "podIP": addresses[0],
+            "podIPs": [{"ip": address} for address in addresses],
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"name": SERVICE, "ready": True, "restartCount": 0}],
+        },
+    }
+
+
 def _yaml(document: dict[str, Any]) -> str:
     return str(yaml.safe_dump(document, sort_keys=False))

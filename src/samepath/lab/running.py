@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from samepath.cni.install import CONFLIST, PROGRAM, install
+from samepath.kube import resources
 from samepath.lab import build, foreign, processes, render, runtime
 from samepath.lab.cluster import Cluster
 from samepath.lab.netns import Namespace
@@ -401,7 +402,9 @@ class Lab:
         if self.cluster is not None:
             found = render.objects(nodes, draining, endpoints)
             self.cluster.bring(found.values())
-            self.cluster.keep_nodes(node.name for node in nodes)
+            self.cluster.bring(render.pod_object(one.pod) for one in self.state.pods)
+            self.cluster.keep(resources.NODES, (node.name for node in nodes))
+            self.cluster.keep(resources.PODS, (one.pod.name for one in self.state.pods), "default")
         files = render.manifests(nodes, draining, endpoints)
         folder = self.run_dir / "manifests"
         for name, text in files.items():

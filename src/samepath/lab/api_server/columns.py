@@ -52,7 +52,8 @@ def age(since: str | None, now: str) -> str:
         return f"{days}d{hours % 24}h" if hours % 24 else f"{days}d"
     if days < 730:
         return f"{days}d"
-    return f"{days // 365}y{days % 365}d" if days // 365 < 8 else f"{days // 365}y"
+    years, rest = divmod(days, 365)
+    return f"{years}y{rest}d" if rest and years < 8 else f"{years}y"
 
 
 def _spec(body: Json, name: str, default: Any = "") -> Any:

@@ -94,9 +94,11 @@ def _pointer(text: str) -> list[str]:
     return [part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:]]
 
 
-def _index(part: str, length: int) -> int:
-    index = length if part == "-" else int(part)
-    if not 0 <= index <= length:
+def _index(part: str, items: list[Any], *, insert: bool = False) -> int:
+    """`-` is behind the last, where only something new can be."""
+    end = len(items) if insert else len(items) - 1
+    index = end if insert and part == "-" else int(part)
+    if not 0 <= index <= end:
         raise IndexError(part)
     return index
 
@@ -104,7 +106,7 @@ def _index(part: str, length: int) -> int:
 def _at(document: Any, path: list[str]) -> Any:
     for part in path:
         if isinstance(document, list):
-            document = document[_index(part, len(document) - 1)]
+            document = document[_index(part, document)]
         elif isinstance(document, dict):
             document = document[part]
         else:
@@ -117,7 +119,7 @@ def _put(document: Any, path: list[str], value: Any, *, insert: bool) -> Any:
         return value
     parent = _at(document, path[:-1])
     if isinstance(parent, list):
-        index = _index(path[-1], len(parent))
+        index = _index(path[-1], parent, insert=insert)
         if insert:
             parent.insert(index, value)
         else:
@@ -132,7 +134,7 @@ def _put(document: Any, path: list[str], value: Any, *, insert: bool) -> Any:
 def _remove(document: Any, path: list[str]) -> None:
     parent = _at(document, path[:-1])
     if isinstance(parent, list):
-        del parent[_index(path[-1], len(parent) - 1)]
+        del parent[_index(path[-1], parent)]
     elif isinstance(parent, dict):
         del parent[path[-1]]
     else:
