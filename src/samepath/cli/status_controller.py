@@ -50,11 +50,14 @@ def _pools(out: Console, pools: list[dict[str, Any]], everything: bool) -> None:
     made = table("Pools", "Pool", *numbers, "State", right=numbers, long="State")
     shown = pools if everything else pools[:SHOWN]
     for pool in shown:
-        state = "given from"
+        full = [
+            name
+            for family, name in (("ipv4", "IPv4"), ("ipv6", "IPv6"))
+            if pool["assigned"][family] and not pool["available"][family]
+        ]
+        state = f"[yellow]no {' and no '.join(full)} address is free[/]" if full else ""
         if pool["refused_for"]:
             state = f"[red]refused[/]: overlaps {escape(pool['refused_for'])}"
-        elif not any(pool["available"].values()):
-            state = "[yellow]exhausted[/]"
         cells = (
             "" if pool["refused_for"] else _amount(pool[which][family])
             for family in ("ipv4", "ipv6")
