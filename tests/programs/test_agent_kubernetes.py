@@ -1,5 +1,5 @@
 """The agent whose neighbours, passwords, BFD profiles and advertisements come as objects; here by
-a folder of manifests. By the API server: tests/kubernetes/test_agent.py."""
+a folder of manifests. By the API server: tests/kubernetes/test_agent_by_server.py."""
 
 from __future__ import annotations
 
