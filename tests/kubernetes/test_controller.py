@@ -108,6 +108,32 @@ def test_a_killed_leader_is_followed_and_nothing_moves(site: Site) -> None:
     assert spec["leaseTransitions"] >= 1
 
 
+def test_a_leader_that_slept_writes_nothing_when_it_wakes(site: Site) -> None:
+    cluster = site.cluster
+    site.pool("a", "198.18.14.0/27")
+    site.start("c1")
+    until(lambda: site.leader() == "c1")
+    site.start("c2")
+    until(lambda: site.status("c2"))
+    sleeper = site.processes.pop("c1")
+    sleeper.send_signal(signal.SIGSTOP)
+    try:
+        cluster.apply([site.service(f"web{n}") for n in range(6)])
+        until(lambda: site.leader() == "c2")
+        until(lambda: all(site.addresses().values()))
+        before = cluster.get("services")
+    finally:
+        sleeper.send_signal(signal.SIGCONT)
+        site.processes["c1"] = sleeper
+    until(lambda: site.status("c1").get("leader", "").startswith("c2_"))
+    assert site.leader() == "c2"
+    cluster.apply(site.service("more"))
+    until(lambda: site.addresses()["more"])
+    after = {i["metadata"]["name"]: i for i in cluster.get("services")["items"]}
+    for item in before["items"]:
+        assert after[item["metadata"]["name"]] == item
+
+
 def test_two_families_and_sharing(site: Site) -> None:
     cluster = site.cluster
     site.pool("a", "198.18.10.0/28", "2001:db8:5::/64")
