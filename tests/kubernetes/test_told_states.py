@@ -101,7 +101,8 @@ def test_node_sessions_and_services_are_told_and_follow(stage: KubeStage, router
     assert (owner["kind"], owner["name"]) == ("Node", "n1")
     assert owner["uid"] == stage.server.get("nodes", "n1")["metadata"]["uid"]
     stage.put(*slices("S"))
-    until(lambda: served(stage).get("state") == "draining", 30)
+    # A drain without flows is soon over, and then nothing is told any more.
+    until(lambda: served(stage).get("state") != "active", 60)
     stage.put(*slices(""))
     until(lambda: served(stage) == {}, 60)
     router.stop()

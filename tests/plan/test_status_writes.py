@@ -170,6 +170,19 @@ def test_kind_that_cannot_be_read_is_not_written() -> None:
     assert op.what is What.READ
 
 
+def test_drain_does_not_wait_with_what_it_was_before() -> None:
+    for seed in range(20):
+        world = World(seed=seed)
+        world.start("n")
+        world.want("n", wants("n", []))
+        world.run(60)
+        world.want("n", wants("n", [], [("web", "active")]))
+        world.run(60.1)
+        world.want("n", wants("n", [], [("web", "draining")]))
+        world.run(60.2 + SPREAD_S)
+        assert world.matches("n", wants("n", [], [("web", "draining")]))
+
+
 def test_node_that_has_not_registered_is_waited_for() -> None:
     writes = StatusWrites("n", rate=2, chance=lambda: 0.0, now=0.0, time_text=lambda: "t")
     writes.want(Desired({}, True), 0.0)

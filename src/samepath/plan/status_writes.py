@@ -130,7 +130,10 @@ class StatusWrites:
 
     def _note(self, key: Key, now: float) -> None:
         is_rest = self._urgency(key) is Urgency.REST
-        self._due.setdefault(key, now + self._chance() * (SPREAD_REST_S if is_rest else SPREAD_S))
+        spread_s = SPREAD_REST_S if is_rest else SPREAD_S
+        # However often it changes it waits no longer; sooner only if it has become more urgent.
+        if self._due.get(key, math.inf) > now + spread_s:
+            self._due[key] = now + self._chance() * spread_s
 
     # what is to be done
 
