@@ -167,10 +167,6 @@ def _seen(body: Json, now: str) -> str:
     return age(body.get("lastTimestamp") or body.get("firstTimestamp"), now)
 
 
-def _condition_age(body: Json, now: str) -> str:
-    return age(body["metadata"].get("creationTimestamp"), now)
-
-
 def _replicas(body: Json, now: str) -> str:
     return f"{_status(body, 'readyReplicas', 0)}/{_spec(body, 'replicas', 1)}"
 

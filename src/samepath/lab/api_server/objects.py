@@ -54,8 +54,6 @@ class Options:
     force: bool = False
     applied: bool = False
     """By server-side apply, which has noted who owns what."""
-    is_internal: bool = False
-    """From the server itself, or from an object of the store."""
     warnings: list[str] = field(default_factory=list)
 
 

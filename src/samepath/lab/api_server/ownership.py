@@ -79,7 +79,7 @@ class Ownership:
     ) -> None:
         """What this write has changed is its manager's now."""
         metadata = new["metadata"]
-        if options.is_internal or options.applied or not options.field_manager:
+        if options.applied or not options.field_manager:
             return
         if metadata.get("managedFields") in ([], [{}]):
             metadata.pop("managedFields")

@@ -25,25 +25,21 @@ class Validity:
         if schema is None:
             return new
         new, unknown = schemas.prune(schema, new, shapes.resolve)
-        if unknown and not options.is_internal:
+        if unknown:
             self._tell(kind, unknown, options)
         if not kind.custom:
             if fault := shapes.wrong_type(kind, new):
                 raise st.bad_request(fault)
             return new
-        schemas.fill(schema, {k: v for k, v in new.items() if k != "metadata"})
-        for name, part in (schema.get("properties") or {}).items():
-            if name not in new and "default" in part:
-                schemas.fill(schema, new)
-                break
-        body = {k: v for k, v in new.items() if k != "metadata"}
-        causes = schemas.faults(schema, body)
+        metadata = new.pop("metadata")
+        schemas.fill(schema, new)
+        causes = schemas.faults(schema, new)
+        new = {"metadata": metadata, **new}
         if not causes:
-            was = None if old is None else old.body
-            causes = rules.faults(schema, new, was)
+            was = None if old is None else old.of(kind)
+            causes = rules.faults(schema, kind.named(**new), was)
         if causes:
-            name = new["metadata"].get("name", "")
-            raise st.invalid(kind.group, kind.kind, name, causes)
+            raise st.invalid(kind.group, kind.kind, metadata.get("name", ""), causes)
         return new
 
     def _tell(self, kind: Kind, unknown: list[str], options: Options) -> None:
