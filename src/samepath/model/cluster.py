@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from samepath.model.kinds import (
@@ -27,6 +27,7 @@ from samepath.model.kinds import (
     Namespace,
     Secret,
 )
+from samepath.model.memo import changed
 from samepath.model.net import Address, Family, Nlri, family_of
 
 
@@ -284,26 +285,62 @@ _FIELDS: dict[type, str] = {
     GatewayTier: "tiers",
     BlockClaim: "claims",
     Namespace: "namespaces",
+    Service: "services",
+    Secret: "secrets",
 }
 
 
 def make_cluster(objects: Iterable[Object]) -> Cluster:
     """The objects, indexed. Of two with one name the later counts; sources see to that."""
-    named: dict[str, dict[str, Any]] = {name: {} for name in _FIELDS.values()}
-    services: dict[str, Service] = {}
-    secrets: dict[str, Secret] = {}
+    found: dict[str, dict[str, Any]] = {name: {} for name in _FIELDS.values()}
     slices: dict[str, dict[str, EndpointSlice]] = {}
     for thing in objects:
         if isinstance(thing, EndpointSlice):
             slices.setdefault(thing.service_key, {})[thing.key] = thing
-        elif isinstance(thing, Service):
-            services[thing.key] = thing
-        elif isinstance(thing, Secret):
-            secrets[f"{thing.namespace}/{thing.name}"] = thing
         else:
-            named[_FIELDS[type(thing)]][thing.name] = thing
+            found[_FIELDS[type(thing)]][_name(thing)] = thing
     ordered = {key: tuple(s for _, s in sorted(of.items())) for key, of in slices.items()}
-    return Cluster(services=services, slices=ordered, secrets=secrets, **named)
+    return Cluster(slices=ordered, **found)
+
+
+def _name(thing: Named | Service | Secret) -> str:
+    if isinstance(thing, Service):
+        return thing.key
+    return f"{thing.namespace}/{thing.name}" if isinstance(thing, Secret) else thing.name
+
+
+def remake_cluster(
+    cluster: Cluster, old: Mapping[str, Object], new: Mapping[str, Object]
+) -> Cluster:
+    """`make_cluster(new.values())`, where `cluster` is that of `old`. Both are by `object_key`.
+    What has not changed is the same object in both clusters: all mappings of one kind, too."""
+    found: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, EndpointSlice]] = {}
+
+    def table(name: str) -> dict[str, Any]:
+        if name not in found:
+            found[name] = dict(getattr(cluster, name))
+        return found[name]
+
+    def slices_of(key: str) -> dict[str, EndpointSlice]:
+        return parts.setdefault(key, {part.key: part for part in cluster.slices.get(key, ())})
+
+    for key in changed(old, new):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, EndpointSlice):
+            slices_of(before.service_key).pop(before.key, None)
+        elif before is not None and after is None:
+            table(_FIELDS[type(before)]).pop(_name(before), None)
+        if isinstance(after, EndpointSlice):
+            slices_of(after.service_key)[after.key] = after
+        elif after is not None:
+            table(_FIELDS[type(after)])[_name(after)] = after
+    for key, of in parts.items():
+        if of:
+            table("slices")[key] = tuple(s for _, s in sorted(of.items()))
+        else:
+            table("slices").pop(key, None)
+    return replace(cluster, **found) if found else cluster
 
 
 def addresses_by_family(addresses: Iterable[Address]) -> dict[Family, list[Address]]:
