@@ -23,12 +23,14 @@ class Store:
     def __init__(self) -> None:
         self.record: Record | None = None
         self.version = 0
-        self.takeovers = 0
+        self.made_at = 0.0
 
-    def write(self, record: Record) -> Record | None:
+    def write(self, record: Record, now: float) -> Record | None:
         present = self.record.version if self.record is not None else ""
         if record.version != present:
             return None
+        if self.record is None:
+            self.made_at = now
         self.version += 1
         self.record = replace(record, version=str(self.version))
         return self.record
@@ -104,7 +106,7 @@ class Candidate:
 
         def arrive() -> None:
             store = world.store
-            found = store.record if record is None else store.write(record)
+            found = store.record if record is None else store.write(record, world.now)
             if world.is_lost():
                 return
             world.at(world.now + world.delay_s(), lambda: answer(found))
@@ -161,7 +163,8 @@ class World:
                 candidate.stopped_until = self.now + self.random.uniform(1, 60)
             elif chance < 0.06:
                 candidate.born()
-        if self.random.random() < 0.01:
+        # As far as the promise goes: not twice within seconds.
+        if self.random.random() < 0.02 and self.now > self.store.made_at + 10.0:
             self.store.record = None
 
 
@@ -187,16 +190,15 @@ def test_never_two_leaders(seed: int, candidates: int) -> None:
 
 def test_the_simulation_finds_two_where_clocks_differ_too_much() -> None:
     """The test above can fail: beyond the promise there are two."""
-    found = 0
-    for seed in range(40):
-        world = World(seed, 3, drift=1.5)
-        try:
-            for step in range(120):
-                world.trouble()
-                world.run(step * 4.0)
-        except AssertionError:
-            found += 1
-    assert found
+    world = World(1, 2, drift=0.0)
+    world.bad = False
+    world.run(40.0)
+    leader, other = sorted(world.candidates, key=lambda c: not c.leads())
+    other.rate = 3.0
+    other.offset -= 2 * world.now  # its clock does not jump, it only runs
+    leader.stopped_until = world.now + 60.0
+    with pytest.raises(AssertionError, match=r"\['c"):
+        world.run(world.now + 20.0)
 
 
 def test_a_leader_that_is_killed_is_followed_within_the_duration() -> None:
@@ -302,3 +304,11 @@ def test_the_lease_as_client_go_writes_it() -> None:
 def test_terms(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="retry < renew deadline < duration"):
         Terms(**bad)
+
+
+def test_no_lease_is_looked_for_again_before_one_is_made() -> None:
+    election = Election("a", TERMS, lambda: 0.5)
+    election.handle_timer(0.0)
+    assert election.on_read(None, 0.0) is None
+    assert election.handle_timer(100.0) is Ask.READ, "another may have led, and lead"
+    assert election.on_read(None, 100.0) is None, "and its Lease may have been deleted since"

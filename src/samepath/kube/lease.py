@@ -18,7 +18,8 @@ than `duration_s / renew_deadline_s` (15 to 10: half as fast again), and while w
 looks at its clock before it acts. A write whose answer is lost makes nobody leader: only one that
 succeeded does.
 
-What cannot be had: a process that is stopped between its look at the clock and its write. The
+What cannot be had: safety from whoever deletes the Lease, and again within seconds of its being
+made anew; and from a process that is stopped between its look at the clock and its write: the
 writes themselves carry resource versions, which fences them as far as the API server can.
 
 Not done: handing over to a candidate by name (coordinated leader election).
@@ -98,6 +99,7 @@ class Election:
         """Whether `record` is what the server has, as far as we know."""
         self._seen_at = math.inf
         """When the record was first seen as it is; inf: there was no look as yet."""
+        self._read_at = -math.inf
         self._leads_until = -math.inf
         self._next = -math.inf
         self.term = 0
@@ -121,11 +123,11 @@ class Election:
             return None
         # Whatever becomes of what is asked for, we are back after this.
         self._next = now + self.terms.retry_s * (0.8 + 0.4 * self.jitter())
-        return Ask.WRITE if self._may_write(now) else Ask.READ
+        # No version protects the making of a new Lease: only right after a look is it made.
+        is_safe = self._known and self.record is not None
+        return Ask.WRITE if is_safe and self._may_write(now) else Ask.READ
 
     def _may_write(self, now: float) -> bool:
-        if not self._known:
-            return False
         record = self.record
         if record is None:
             # A Lease that somebody has deleted: its leader does not know as yet.
@@ -136,8 +138,11 @@ class Election:
 
     def on_read(self, record: Record | None, now: float) -> Ask | None:
         """What the server has; None: no Lease. WRITE: try to become the leader at once."""
-        if record != self.record or self._seen_at > now:
+        # Nothing has no version: between two looks that lie far apart there may have been a Lease.
+        is_gap = record is None and now - self._read_at > 2 * self.terms.retry_s
+        if record != self.record or self._seen_at > now or is_gap:
             self._seen_at = now
+        self._read_at = now
         self.record, self._known = record, True
         mine = record is not None and record.holder == self.identity
         if not mine:
