@@ -42,7 +42,7 @@ from samepath.model.cluster import Object
 from samepath.model.documents import DocumentError
 
 WAIT_FIRST_S = 0.5
-WAIT_MOST_S = 60.0
+WAIT_MOST_S = 20.0
 SLOW_S = 30.0
 """How often we look again at what only a person can mend: a right, a kind that is missing."""
 LIVED_S = 10.0
