@@ -165,9 +165,8 @@ def test_the_manifest_serves_is_upgraded_and_goes(site: Site) -> None:
 
     # What it tells the API server, with the rights that it has.
     until(lambda: site.server.list("bgpsessionstates"), 30)
-    (state,) = until(lambda: site.server.list("servicebgpstatuses", "default"), 30)
-    assert (state["status"]["node"], state["status"]["state"]) == ("n1", "active")
-    conditions = site.server.get("nodes", "n1")["status"]["conditions"]
+    until(lambda: _told(site) == [("n1", "active")], 30)
+    conditions = until(lambda: site.server.get("nodes", "n1")["status"].get("conditions"), 30)
     assert [(c["type"], c["status"]) for c in conditions] == [("NetworkUnavailable", "False")]
 
     # Upgrade: the old pod ends, the new one adopts; nothing is withdrawn, the plugin stays.
@@ -193,3 +192,8 @@ def _ingress(site: Site) -> list[str]:
     found = site.server.get("services", "web", "default")
     ingress = found.get("status", {}).get("loadBalancer", {}).get("ingress") or []
     return [entry["ip"] for entry in ingress]
+
+
+def _told(site: Site) -> list[tuple[str, str]]:
+    states = [s.get("status") or {} for s in site.server.list("servicebgpstatuses", "default")]
+    return [(state.get("node", ""), state.get("state", "")) for state in states]
