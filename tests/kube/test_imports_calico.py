@@ -138,7 +138,7 @@ def test_configuration() -> None:
     assert to_do["spec.asNumber"] == "agent.yaml: `as: 64600`"
     assert to_do["spec.nodeToNodeMeshEnabled"] == "agent.yaml: `mesh: true`"
     assert to_do["spec.listenPort"] == "agent.yaml: `listen_port: 1790`"
-    assert to_do["spec.serviceExternalIPs"].startswith("agent.yaml: `advertise: {external_ips: tr")
+    assert to_do["spec.serviceExternalIPs"].startswith("agent.yaml: `advertise: {external_ips: [")
     assert to_do["spec.serviceClusterIPs"].startswith("agent.yaml: `advertise: {cluster_ips: true")
     assert [path for path, _ in said(found, Fate.LEFT_OUT)] == [
         "spec.prefixAdvertisements",

@@ -58,6 +58,8 @@ def show(out: Console, answer: dict[str, Any], everything: bool) -> None:
         out.print(f"[red]refused[/] {escape(refused['text'])}")
     if manifests["trouble"]:
         out.print(f"[red]{kind}[/]: {escape(manifests['trouble'])}")
+    for name in manifests.get("gone_nodes", []):
+        out.print(f"[yellow]gone[/]: there is no Node {escape(name)} any more, and it lives")
     for refused in manifests["refused"]:
         out.print(f"[red]refused[/] {escape(refused['text'])}")
     for what, text in (answer.get("told_states") or {}).get("trouble", {}).items():

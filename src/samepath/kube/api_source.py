@@ -8,7 +8,8 @@ be all that we do.
 What is wrong never takes away what was right:
 - The server is away, or refuses us: the last state stands, and `trouble` says since when.
 - An object that cannot be taken is refused by name, and the last good one stands.
-- A kind of ours that is not installed is empty, and a refusal says so.
+- A kind of ours that is not installed is empty, and a refusal says so. Of one that was installed
+  a moment ago, what was known may stand (`samepath.kube.vanished`).
 - Of two IPPools that overlap the one whose name sorts later is refused, as in a folder.
 - Nothing is in sync before everything that was wanted has been read once; or, where a program
   remembers (`samepath.kube.kept`), before the server has had `PATIENCE_S` to be read.
@@ -18,9 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -34,6 +37,7 @@ from samepath.kube.pools import overlaps
 from samepath.kube.resources import Resource
 from samepath.kube.said import Said
 from samepath.kube.source import Refusal
+from samepath.kube.vanished import Vanished
 from samepath.kube.watch import Wanted, Watch
 from samepath.kube.wire import ObjectMeta, WireError, decode_object
 from samepath.model.cluster import IPPool, Object
@@ -61,6 +65,7 @@ class _Followed:
     told: tuple[bool, bool, str, int] = (False, False, "", 0)
     needed_by: set[str] = field(default_factory=set)
     """Keys of the objects for whose sake it is followed, if not for its own."""
+    vanished: Vanished = field(default_factory=Vanished)
     task: asyncio.Task[None] | None = None
 
 
@@ -134,7 +139,9 @@ class ApiSource:
                     for followed in self._needed:
                         if followed.task is None:
                             followed.task = group.create_task(self._follow(followed))
-                    await self._news.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(self._look_at):
+                            await self._news.wait()
                     self._news.clear()
                     self._publish()
                     self._wake()
@@ -144,6 +151,12 @@ class ApiSource:
                 followed.task = None
             if self._close_api:
                 await self._api.close()
+
+    @property
+    def _look_at(self) -> float | None:
+        """When there is something to publish, whatever happens; by the loop's clock."""
+        first = min((f.vanished.until for f in self._followed), default=math.inf)
+        return None if math.isinf(first) else first
 
     async def _remember(self, kept: Kept) -> None:
         """Recall what the last process knew, if the server does not answer; keep what we know."""
@@ -235,6 +248,7 @@ class ApiSource:
     # what the program sees
 
     def _publish(self) -> None:
+        self._look_for_vanished()
         refusals = self._refusals()
         overlapping = overlaps(self._pools.values()) if len(self._pools) > 1 else []
         for key, standing, cidr in overlapping:
@@ -247,11 +261,23 @@ class ApiSource:
         elif self._is_dirty or not self.in_sync or self._recalled:
             self.in_sync, self._is_dirty, self._recalled = True, False, None
             published = dict(self._live)
+            for followed in self._followed:
+                held = followed.vanished.held
+                published.update((object_key(thing), thing) for thing in held.values())
             for overlap in overlapping:
                 del published[overlap.refused]
             self.objects = self._published = published
         trouble = [self.trouble] if self.trouble and self.in_sync else []
         self._said.say([*(refusal.text for refusal in refusals), *trouble])
+
+    def _look_for_vanished(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for followed in self._followed:
+            if followed.wanted.is_held:
+                following = followed.following
+                is_missing = following.is_missing
+                changed = followed.vanished.look(following.rows, is_missing=is_missing, now=now)
+                self._is_dirty = self._is_dirty or changed
 
     def _recall(self) -> None:
         """Go by what the last process knew, if it is time for that."""
@@ -265,10 +291,14 @@ class ApiSource:
         refusals = []
         for followed in self._needed:
             resource = followed.wanted.resource
-            if followed.following.is_missing:
+            held = followed.vanished.text(resource.full_name)
+            if held:
+                refusals.append(Refusal(resource.full_name, held))
+            elif followed.following.is_missing:
+                there = "what was known stands" if followed.following.rows else "so there are none"
                 text = (
                     f"{resource.full_name}: the kind {resource.kind} is not installed (no "
-                    "CustomResourceDefinition), so there are none"
+                    f"CustomResourceDefinition), {there}"
                 )
                 refusals.append(Refusal(resource.full_name, text))
             for (namespace, name), text in followed.following.refused.items():

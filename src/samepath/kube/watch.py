@@ -45,6 +45,8 @@ class Wanted:
     field_selector: str = ""
     only_for: Callable[[Object], bool] | None = None
     """Followed only for the sake of such objects of the other resources, if there is one."""
+    is_held: bool = False
+    """Its objects do not go with their kind (`samepath.kube.vanished`)."""
 
     @property
     def query(self) -> dict[str, str]:

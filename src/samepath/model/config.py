@@ -366,8 +366,14 @@ def _source_of(config: GatewayConfig) -> None:
 
 class Advertise(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     load_balancer_ips: bool = True
-    external_ips: bool = True
+    external_ips: bool | list[str] | None = None
+    """Or those within these prefixes. Left out: with `manifests` all; with `kubernetes` none, since
+    whoever may make a Service may write any address there."""
     cluster_ips: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.external_ips, list):
+            PrefixSet(self.external_ips)
 
 
 class Cni(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -451,6 +457,9 @@ class AgentConfig(Bgp, frozen=True, kw_only=True):
             raise ValueError(f"status_services: 0 or more, not {self.status_services}")
         if (self.manifests is None) == (self.kubernetes is None):
             raise ValueError("manifests: either a folder of `manifests`, or `kubernetes`")
+        if self.advertise.external_ips is None:
+            told = msgspec.structs.replace(self.advertise, external_ips=self.kubernetes is None)
+            msgspec.structs.force_setattr(self, "advertise", told)
 
     def _check_identity(self) -> None:
         if self.router_id:

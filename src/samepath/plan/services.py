@@ -16,12 +16,13 @@ Kubernetes API: Service traffic policies; EndpointSlice conditions.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from samepath.model.cluster import Cluster, NodeDrain, Service, Target
 from samepath.model.config import Advertise
-from samepath.model.net import Address, family_of
+from samepath.model.net import Address, PrefixSet, family_of
 
 OUR_CLASS = "samepath.dev/bgp"
 """`spec.loadBalancerClass` of services that are ours; so are those without a class."""
@@ -146,10 +147,18 @@ def service_addresses(service: Service, advertise: Advertise) -> Iterable[tuple[
     """The addresses to advertise. One that stands in two roles has the last one of these."""
     if advertise.cluster_ips:
         yield from ((a, Reach.CLUSTER) for a in service.cluster_ips)
-    if advertise.external_ips:
-        yield from ((a, Reach.EXTERNAL) for a in service.external_ips)
+    if service.external_ips:
+        told = advertise.external_ips
+        within = _prefixes(tuple(told)) if isinstance(told, list) else None
+        external = service.external_ips if told is not False else ()
+        yield from ((a, Reach.EXTERNAL) for a in external if within is None or within.contains(a))
     if advertise.load_balancer_ips and service.load_balancer and is_ours(service):
         yield from ((a, Reach.LOAD_BALANCER) for a in service.load_balancer_ips)
+
+
+@functools.lru_cache(maxsize=8)
+def _prefixes(texts: tuple[str, ...]) -> PrefixSet:
+    return PrefixSet(texts)
 
 
 def advertised(cluster: Cluster, advertise: Advertise) -> frozenset[Address]:

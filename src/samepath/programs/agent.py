@@ -26,7 +26,7 @@ from samepath.apply.addresses import LOOPBACK
 from samepath.apply.nft import RulesMonitor, digest_in_kernel
 from samepath.apply.tool import ToolError
 from samepath.bgp.transport import Speaker
-from samepath.model.cluster import Cluster, Object, make_cluster
+from samepath.model.cluster import Cluster, Object
 from samepath.model.config import AgentConfig
 from samepath.model.documents import DocumentError
 from samepath.model.net import Address, Family, parse_address
@@ -37,6 +37,7 @@ from samepath.netlink.monitor import Monitor
 from samepath.plan import agent as plan
 from samepath.plan.peers import identify
 from samepath.programs import control
+from samepath.programs.agent_cluster import AgentCluster
 from samepath.programs.agent_view import ready, status
 from samepath.programs.config import Watch, load
 from samepath.programs.liveness import Liveness
@@ -92,6 +93,7 @@ class Agent:
         self.objects: Mapping[str, Object] = {}
         self.cluster = Cluster()
         """The last known one, whatever has become of its source."""
+        self.found = AgentCluster()
         self.known = False
         """The cluster has been read in full, by us or before a change of the folder; and we know
         which blocks are ours."""
@@ -266,7 +268,8 @@ class Agent:
     async def _passes(self, rules_monitor: RulesMonitor) -> None:
         while True:
             looks = (self.routing.next_look, self.serving.drain_look_at)
-            until = min(*looks, self.read_back_at, self.retry_at, time.monotonic() + CONFIG_LOOK_S)
+            until = min(*looks, self.read_back_at, self.retry_at, self.found.look_at)
+            until = min(until, time.monotonic() + CONFIG_LOOK_S)
             if self.kernel_touched:
                 until = min(until, self.read_pause_until)
             try:
@@ -311,8 +314,10 @@ class Agent:
             await self.serving.check_rules()
         if self.source.in_sync and self.source.objects is not self.objects:
             self.objects = self.source.objects
-            self.cluster = await asyncio.to_thread(make_cluster, self.objects.values())
-            self.services_dirty = True
+            await self.found.read(self.objects)
+            self.found.look_at = now
+        if now >= self.found.look_at:
+            self._find(now)
         self._follow()
         if now >= self.serving.drain_look_at:
             ended = await self.serving.count_flows(self.config.drain_deadline_s)
@@ -324,6 +329,13 @@ class Agent:
             self._offer()
         if self.telling is not None:
             self.telling.look()
+
+    def _find(self, now: float) -> None:
+        """The cluster to go by."""
+        speaker, learned = self.speaker, self.routing.learned
+        found = self.found.find(self.cluster, self.config, speaker, learned, now)
+        if found is not self.cluster:
+            self.cluster, self.services_dirty = found, True
 
     def _follow(self) -> None:
         """Which Nodes are our neighbours, and which blocks are ours."""

@@ -14,6 +14,7 @@ from samepath.apply.tool import ToolError
 from samepath.model.net import address_text, prefix_text
 from samepath.plan.agent import Prefix
 from samepath.programs.peers_view import peers_view, speaker_settings, turned_away_view
+from samepath.programs.serving import ADDRESSES, RULES
 
 if TYPE_CHECKING:
     from samepath.programs.agent import Agent
@@ -44,7 +45,8 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
             "folder": agent.source.where,
             "objects": len(agent.objects),
             "trouble": agent.source.trouble or "",
-            "refused": [{"file": r.file, "text": r.text} for r in agent.source.refusals],
+            "refused": _refused(agent),
+            "gone_nodes": sorted(agent.found.gone),
         },
         "settings": [
             *({"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings),
@@ -79,10 +81,18 @@ async def ready(agent: Agent) -> dict[str, Any]:
         why.append("it is not known which pod blocks are ours")
     elif agent.serving.in_place is not None and agent.serving.rules.applied is None:
         why.append("the service rules do not stand yet")
-    why += (f"{about}: {text}" for about, text in agent.serving.errors.items())
+    # A port for health checks that is taken must not hold up the update of all nodes.
+    errors = agent.serving.errors
+    why += (f"{about}: {errors[about]}" for about in (RULES, ADDRESSES) if about in errors)
     if in_pass_s > LIVE_S:
         why.append(f"a pass has not ended for {in_pass_s:.0f} s")
     return {"ready": not why, "live": in_pass_s <= LIVE_S, "why": "; ".join(why)}
+
+
+def _refused(agent: Agent) -> list[dict[str, str]]:
+    """Of the objects."""
+    found = [{"file": r.file, "text": r.text} for r in agent.source.refusals]
+    return found + [{"file": f"Service {r.service}", "text": r.text} for r in agent.found.refused]
 
 
 def _peers(agent: Agent) -> list[dict[str, Any]]:

@@ -83,11 +83,11 @@ def wanted_by_agent(config: AgentConfig) -> list[Wanted]:
         Wanted(resources.ENDPOINT_SLICES, label_selector=slices),
         Wanted(resources.IP_POOLS),
         Wanted(resources.BLOCK_CLAIMS),
-        Wanted(resources.BGP_PEERS),
-        Wanted(resources.BGP_ADVERTISEMENTS),
-        Wanted(resources.IP_ADDRESS_POOLS),
-        Wanted(resources.BFD_PROFILES),
-        Wanted(resources.COMMUNITIES),
+        Wanted(resources.BGP_PEERS, is_held=True),
+        Wanted(resources.BGP_ADVERTISEMENTS, is_held=True),
+        Wanted(resources.IP_ADDRESS_POOLS, is_held=True),
+        Wanted(resources.BFD_PROFILES, is_held=True),
+        Wanted(resources.COMMUNITIES, is_held=True),
         Wanted(resources.SECRETS, namespace, field_selector=PASSWORDS, only_for=_has_password),
     ]
 

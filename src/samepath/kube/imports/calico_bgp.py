@@ -240,8 +240,12 @@ def _services(theirs: Theirs, given: Data, imported: Imported) -> None:
     for key, ours in (("serviceExternalIPs", "external_ips"), ("serviceClusterIPs", "cluster_ips")):
         cidrs = _cidrs(theirs, given, key)
         if cidrs or ours == "external_ips":
-            line = f"agent.yaml: `advertise: {{{ours}: {'true' if cidrs else 'false'}}}`"
-            more = "; each service's address, not only those of these CIDRs" if cidrs else ""
+            told, more = "true" if cidrs else "false", ""
+            if cidrs and ours == "external_ips":
+                told = f"[{', '.join(repr(cidr) for cidr in cidrs)}]"
+            elif cidrs:
+                more = "; each service's address, not only those of these CIDRs"
+            line = f"agent.yaml: `advertise: {{{ours}: {told}}}`"
             imported.say(title, f"spec.{key}", Fate.TO_DO, line + more)
 
 
