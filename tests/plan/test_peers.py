@@ -267,3 +267,46 @@ def test_one_neighbour_an_address_one_as_and_a_reason_for_each(
         if where != "r2" and asn == made.asn:
             assert f"10.0.0.{last}" in addresses
     assert made == planned(*reversed(objects), local_as=local_as), "no history, no order"
+
+
+@pytest.mark.parametrize("slip", [{"my_asn": 65999}, {"address": "10.0.0.2"}])
+def test_a_slip_in_a_new_peer_disturbs_no_older_one(slip: dict[str, Any]) -> None:
+    """Whatever its name."""
+    older = (
+        peer("gw1", "10.0.0.1", created="2026-01-01T00:00:00Z"),
+        peer("gw2", "10.0.0.2", created="2026-01-01T00:00:00Z"),
+    )
+    before = planned(*older)
+    new = peer("a", **{"address": "10.0.0.3", "created": "2026-02-01T00:00:00Z", **slip})
+    made = planned(new, *older)
+    assert (made.asn, made.asn_from) == (before.asn, "gw1")
+    assert made.neighbors == before.neighbors
+    assert whys(made)["a"] in (WhyNot.OTHER_AS, WhyNot.DUPLICATE)
+
+
+def test_what_a_neighbour_needs_is_deleted() -> None:
+    """The session goes on, and it is said; but nothing begins without."""
+    wanted = peer(bfd_profile="fast", password_secret="bgp")
+    profile = BFDProfile(name="fast", profile=BfdProfile(receive_interval_ms=100))
+    before = planned(wanted, profile, secret(NAMESPACE, "pa55"))
+
+    def after(*objects: Any, former: Plan = before) -> Plan:
+        return plan(config(), make_cluster(objects), LABELS, [A("10.0.0.11")], former)
+
+    made = after(wanted)
+    assert made.neighbors == before.neighbors
+    assert made.passwords == before.passwords
+    assert made.bfd_profiles == before.bfd_profiles
+    assert "Secret bgp is gone" in made.rows[0].note
+    assert "BFDProfile fast is gone" in made.rows[0].note
+    assert after(wanted, former=made).neighbors == before.neighbors
+    # They are back, and say something else.
+    slow = BFDProfile(name="fast", profile=BfdProfile(receive_interval_ms=900))
+    back = after(wanted, slow, secret(NAMESPACE, "other"), former=made)
+    assert back.passwords == {"gw1": "other"}
+    assert back.bfd_profiles == {"fast": slow.profile}
+    assert "gone" not in back.rows[0].note
+    # Of another neighbour nothing is known.
+    assert whys(after(wanted, former=Plan())) == {"gw1": WhyNot.NO_BFD_PROFILE}
+    assert whys(after(peer("x", password_secret="bgp"))) == {"x": WhyNot.NO_SECRET}
+    assert after().neighbors == ()

@@ -100,6 +100,7 @@ def read_peer(peer: specs.BGPPeer, context: Context) -> kinds.BGPPeer:
         graceful_restart=spec.enable_graceful_restart,
         ebgp_multi_hop=spec.ebgp_multi_hop,
         disable_mp=spec.disable_mp or spec.dual_stack_address_family is False,
+        created=peer.metadata.creation_timestamp or "",
     )
 
 

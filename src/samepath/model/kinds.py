@@ -88,6 +88,8 @@ class BGPPeer:
     ebgp_multi_hop: bool = False
     disable_mp: bool = False
     """One family only, that of `peer_address`."""
+    created: str = ""
+    """`metadata.creationTimestamp`, as it is written: texts sort as times do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,15 @@
 Called by `programs.routing` whenever Nodes, BGPPeers, BFDProfiles or Secrets have changed. One
 configuration file serves all nodes of a cluster, so who we are is decided here, too: `identify` for
 name and router id, `plan` for the AS, which is the configuration's or else `myASN` of the BGPPeers
-that select this node. Should these differ, the first by name is right, and those of another AS are
-refused: a speaker has one AS. A BGPPeer that has another reason to be refused counts all the same,
-so that the AS does not change when, say, its Secret comes.
+that select this node. Should these differ, the oldest is right (of one second, the first by name),
+and those of another AS are refused: a speaker has one AS, and whoever adds a BGPPeer with a slip in
+it must not end the sessions of the others. A BGPPeer that has another reason to be refused counts
+all the same, so that the AS does not change when, say, its Secret comes.
 
 What is written in the configuration stands as it is written. A BGPPeer that cannot be a neighbour
-has its reason (`Row`), which `status` shows; it disturbs no other. Passwords go into files, which
-`programs.passwords` writes: here they have names only.
+has its reason (`Row`), which `status` shows; it disturbs no other. One that is a neighbour stays
+one, as it is, when its Secret or BFDProfile is deleted: that ends no session. Passwords go into
+files, which `programs.passwords` writes: here they have names only.
 
 Not done: keepaliveTime (keepalives go every third of the agreed hold time, RFC 4271 §4.4; another
 wish is noted), several router ids or AS on one node.
@@ -54,7 +56,7 @@ class WhyNot(enum.Enum):
     OTHER_ROUTER_ID = "its routerID is another than this node's, which has one for all neighbours"
     CONFIGURED = "the configuration has a neighbour with this address, which stands"
     OWN_ADDRESS = "its peerAddress is our own"
-    DUPLICATE = "another BGPPeer has this address, too"
+    DUPLICATE = "an older BGPPeer has this address, too"
     OTHER_FAMILY = "its sourceAddress is of another family than its peerAddress"
     NO_BFD_PROFILE = "there is no such BFDProfile"
     BFD_TOO_SHORT = f"its BFDProfile has intervals below {BFD_LEAST_MS} ms, which take bfdd"
@@ -123,14 +125,15 @@ def plan(
     cluster: Cluster,
     labels: Mapping[str, str] | None,
     own: Collection[Address] = (),
+    former: Plan | None = None,
 ) -> Plan:
     """`config`: identified. `labels`: of our Node, as they were last seen; None: never. `own`: our
-    addresses."""
-    peers = [cluster.peers[name] for name in sorted(cluster.peers)]
+    addresses. `former`: what stands."""
+    peers = sorted(cluster.peers.values(), key=lambda peer: (peer.created, peer.name))
     selected = [peer for peer in peers if _selects(peer, labels)]
     first = selected[0] if selected and not config.local_as else None
     asn = config.local_as if first is None else first.my_asn
-    choice = _Choice(config, cluster, asn, frozenset(own))
+    choice = _Choice(config, cluster, asn, frozenset(own), former or Plan())
     rows = []
     for peer in peers:
         if not _selects(peer, labels):
@@ -141,8 +144,8 @@ def plan(
     return Plan(
         asn=asn,
         asn_from="" if first is None else first.name,
-        rows=tuple(rows),
-        neighbors=tuple(choice.neighbors.values()),
+        rows=tuple(sorted(rows, key=lambda row: row.peer)),
+        neighbors=tuple(choice.neighbors[name] for name in sorted(choice.neighbors)),
         bfd_profiles=choice.profiles,
         names={n.name: peer for peer, n in choice.neighbors.items()},
         passwords=choice.passwords,
@@ -159,12 +162,20 @@ class _Choice:
     """The BGPPeers that select us, one after the other."""
 
     def __init__(
-        self, config: AgentConfig, cluster: Cluster, asn: int, own: frozenset[Address]
+        self,
+        config: AgentConfig,
+        cluster: Cluster,
+        asn: int,
+        own: frozenset[Address],
+        former: Plan,
     ) -> None:
         self.config = config
         self.cluster = cluster
         self.asn = asn
         self.own = own
+        self.former = former
+        self.lost: dict[str, dict[str, None]] = {}
+        """Of neighbours, by the BGPPeer: what they need that is gone."""
         self.neighbors: dict[str, Neighbor] = {}
         self.profiles: dict[str, BfdProfile] = {}
         self.passwords: dict[str, str] = {}
@@ -176,7 +187,8 @@ class _Choice:
         why, detail = self._why_not(peer)
         if why is WhyNot.NEIGHBOR:
             why, detail = self._make(peer)
-        note = _note(peer) if why is WhyNot.NEIGHBOR else ""
+        notes = [*self.lost.get(peer.name, ()), *_notes(peer)]
+        note = "; ".join(notes) if why is WhyNot.NEIGHBOR else ""
         return Row(peer.name, peer.peer_address, why, detail, note)
 
     def _why_not(self, peer: BGPPeer) -> tuple[WhyNot, str]:
@@ -200,14 +212,28 @@ class _Choice:
         name = peer.bfd_profile
         if name is None or name in self.config.bfd_profiles:
             return WhyNot.NEIGHBOR, ""
-        known = self.cluster.bfd_profiles.get(name)
-        if known is None:
+        profile = self._profile(peer.name, name)
+        if profile is None:
             return WhyNot.NO_BFD_PROFILE, name
-        profile = known.profile
         shortest_ms = min(profile.receive_interval_ms, profile.transmit_interval_ms)
         if shortest_ms < BFD_LEAST_MS and self.config.bfdd is None:
             return WhyNot.BFD_TOO_SHORT, name
         return WhyNot.NEIGHBOR, ""
+
+    def _profile(self, peer: str, name: str) -> BfdProfile | None:
+        known = self.cluster.bfd_profiles.get(name)
+        if known is not None:
+            return known.profile
+        neighbor = next(
+            (n for n in self.former.neighbors if self.former.names[n.name] == peer), None
+        )
+        if neighbor is None or neighbor.bfd != name:
+            return None
+        self._lose(peer, f"BFDProfile {name} is gone: the session goes on with what it said")
+        return self.former.bfd_profiles.get(name)
+
+    def _lose(self, peer: str, text: str) -> None:
+        self.lost.setdefault(peer, {})[text] = None
 
     def _make(self, peer: BGPPeer) -> tuple[WhyNot, str]:
         password, why = self._password(peer)
@@ -227,7 +253,8 @@ class _Choice:
         if password is not None:
             self.passwords[peer.name] = password
         if peer.bfd_profile is not None and peer.bfd_profile not in self.config.bfd_profiles:
-            profile = self.cluster.bfd_profiles[peer.bfd_profile].profile
+            profile = self._profile(peer.name, peer.bfd_profile)
+            assert profile is not None
             self.profiles[peer.bfd_profile] = profile
         return WhyNot.NEIGHBOR, ""
 
@@ -235,6 +262,7 @@ class _Choice:
     def _bare(self) -> AgentConfig:
         """For that check the profiles do not matter: all that are named are known by now."""
         known = {name: p.profile for name, p in self.cluster.bfd_profiles.items()}
+        known = {**self.former.bfd_profiles, **known}
         return msgspec.structs.replace(
             self.config, bfd_profiles={**known, **self.config.bfd_profiles}, bfdd="any"
         )
@@ -244,9 +272,13 @@ class _Choice:
         if peer.password_secret is not None:
             namespace = (self.config.kubernetes or Kubernetes()).namespace
             secret = self.cluster.secrets.get(f"{namespace}/{peer.password_secret}")
-            if secret is None or not secret.password:
+            text = secret.password if secret is not None else None
+            if secret is None and peer.name in self.former.passwords:
+                text = self.former.passwords[peer.name]
+                name = peer.password_secret
+                self._lose(peer.name, f"Secret {name} is gone: the session keeps its password")
+            if not text:
                 return None, WhyNot.NO_SECRET
-            text = secret.password
         if text is None:
             return None, WhyNot.NEIGHBOR
         # A Secret that was made of a file most often ends with a newline.
@@ -278,11 +310,11 @@ def _neighbor(
     )
 
 
-def _note(peer: BGPPeer) -> str:
+def _notes(peer: BGPPeer) -> list[str]:
     notes = []
     keepalive_s = peer.keepalive_time_s
     if keepalive_s is not None and keepalive_s * 3 != peer.hold_time_s:
         notes.append(f"keepaliveTime {keepalive_s} s: they go every third of the hold time")
     if not peer.graceful_restart:
         notes.append("enableGracefulRestart is false: it drops our paths when the agent restarts")
-    return "; ".join(notes)
+    return notes

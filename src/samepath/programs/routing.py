@@ -161,7 +161,8 @@ class Routing:
         if node is not None:
             # Should our Node be deleted, the sessions that stand do not end by it.
             self._own_addresses, self._labels = mesh.first_addresses(node), node.labels
-        planned = peers.plan(config, cluster, self._labels, self._own_addresses.values())
+        own = self._own_addresses.values()
+        planned = peers.plan(config, cluster, self._labels, own, self.peers)
         if not config.mesh or not planned.asn:
             return planned, mesh.Plan()
         cidrs = config.cluster_cidrs or proxy.cluster_prefixes(cluster)
