@@ -32,7 +32,7 @@ from samepath.model.cluster import (
 from samepath.model.config import Advertise
 from samepath.model.net import Family
 from samepath.plan import flows
-from samepath.plan.proxy import Memo, build
+from samepath.plan.proxy import Known, build
 from samepath.plan.ruleset import change_text, full_text
 
 NODES, SERVICES, ENDPOINTS, CHANGES = 1000, 5000, 10, 30
@@ -52,8 +52,8 @@ def main() -> None:
 
 async def measure() -> dict[str, float]:
     cluster = make_cluster(objects())
-    memo, rules = Memo(), Rules()
-    present, build_s = timed(partial(build, cluster, "n1", Advertise(), CIDRS, (), memo))
+    known, rules = Known(), Rules()
+    present, build_s = timed(partial(build, cluster, "n1", Advertise(), CIDRS, (), known))
     began = time.perf_counter()
     await rules.apply(present)
     figures: dict[str, float] = {
@@ -66,7 +66,7 @@ async def measure() -> dict[str, float]:
     planned, written, octets = [], [], 0
     for number in range(CHANGES):
         cluster = without_an_endpoint(cluster, number * 37 % SERVICES)
-        changed, took_s = timed(partial(build, cluster, "n1", Advertise(), CIDRS, (), memo))
+        changed, took_s = timed(partial(build, cluster, "n1", Advertise(), CIDRS, (), known))
         _, lost_s = timed(partial(list, flows.lost(present, changed)))
         octets = max(octets, len(str(change_text(present, changed))))
         began = time.perf_counter()

@@ -68,6 +68,20 @@ def test_an_adopted_address_is_not_written_again(fake_world) -> None:
     assert fake_world.kernel.log == []
 
 
+def test_what_somebody_took_away_comes_back_when_there_is_news(fake_world) -> None:
+    kernel = fake_world.kernel
+    service = ServiceAddresses(kernel)
+    assert service.reconcile([ONE, TWO])
+    kernel.apply([DeleteAddress(1, ONE, 32)])
+    service.read_again()
+    assert service.reconcile([ONE, TWO])
+    assert addresses_of_ours(fake_world) == {ONE, TWO}
+    # Without news nothing is asked: with thousands of addresses that takes its time.
+    kernel.apply([DeleteAddress(1, ONE, 32)])
+    assert service.reconcile([ONE, TWO])
+    assert addresses_of_ours(fake_world) == {TWO}
+
+
 def test_a_refusal_is_kept_with_its_address(fake_world) -> None:
     service = ServiceAddresses(fake_world.kernel)
     service.in_sync = True

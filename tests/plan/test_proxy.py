@@ -26,7 +26,7 @@ from samepath.model.cluster import (
 from samepath.model.config import Advertise
 from samepath.model.net import Family, parse_address, parse_prefix
 from samepath.plan import ruleset as ruleset_module
-from samepath.plan.proxy import Memo, build, cluster_prefixes
+from samepath.plan.proxy import Known, build, cluster_prefixes
 from samepath.plan.ruleset import (
     AFFINITY_SLOTS,
     ENDPOINTS,
@@ -303,9 +303,9 @@ def test_a_change_makes_the_new_table_of_the_old(
 def test_what_was_built_before_does_not_matter(
     worlds: list[list[tuple[str, str, bool, bool]]],
 ) -> None:
-    memo = Memo()
+    known = Known()
     for services in worlds:
-        found = rules(*objects_of(services), memo=memo)
+        found = rules(*objects_of(services), known=known)
         assert found == rules(*objects_of(services))
 
 

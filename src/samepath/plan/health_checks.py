@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from samepath.model.cluster import Cluster, Service
+from samepath.model.memo import Memo
 from samepath.model.net import Family
 
 
@@ -34,17 +35,25 @@ class Check:
         return self.endpoints > 0 and not self.is_draining
 
 
-def checks(cluster: Cluster, node: str) -> tuple[Mapping[int, Check], tuple[str, ...]]:
-    """By port; and which services ask for one that they cannot have: the first by name has it."""
+def checks(
+    cluster: Cluster, node: str, ready: Memo[str, int] | None = None
+) -> tuple[Mapping[int, Check], tuple[str, ...]]:
+    """By port; and which services ask for one that they cannot have: the first by name has it.
+    `ready`: kept by the caller between calls."""
+    ready_here = (ready or Memo()).update(
+        lambda key: _ready_here(cluster, cluster.services[key], node),
+        (cluster.services, cluster.slices),
+        node,
+    )
     own = cluster.nodes.get(node)
     is_draining = own is None or own.drain is not None
     found: dict[int, Check] = {}
     conflicts = []
-    for key in sorted(cluster.services):
+    asking = (key for key, service in cluster.services.items() if _asks(service))
+    for key in sorted(asking):
         service = cluster.services[key]
         port = service.health_check_node_port
-        if port is None or not (service.load_balancer and service.external_local):
-            continue
+        assert port is not None
         if not 1 <= port <= 65535:
             conflicts.append(f"{key}: {port} is no port")
             continue
@@ -52,14 +61,18 @@ def checks(cluster: Cluster, node: str) -> tuple[Mapping[int, Check], tuple[str,
             first = found[port]
             conflicts.append(f"{key}: port {port} is that of {first.namespace}/{first.name}")
             continue
-        endpoints = _ready_here(cluster, service, node)
-        found[port] = Check(service.namespace, service.name, endpoints, is_draining)
+        found[port] = Check(service.namespace, service.name, ready_here[key], is_draining)
     return found, tuple(conflicts)
+
+
+def _asks(service: Service) -> bool:
+    has_port = service.health_check_node_port is not None
+    return has_port and service.load_balancer and service.external_local
 
 
 def _ready_here(cluster: Cluster, service: Service, node: str) -> int:
     most = 0
-    for family in Family:
+    for family in Family if _asks(service) else ():
         ready = {
             target.address
             for port in service.ports

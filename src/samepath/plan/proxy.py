@@ -44,12 +44,13 @@ virtual IPs and service proxies.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b, shake_128
 
 from samepath.model.cluster import Cluster, EndpointSlice, Service, ServicePort, Target
 from samepath.model.config import Advertise
+from samepath.model.memo import Last, Memo, changed
 from samepath.model.net import Address, address_text, family_of, prefix_text
 from samepath.plan import masquerade
 from samepath.plan.ruleset import (
@@ -72,13 +73,14 @@ Local = tuple[str, tuple[Address, ...], Advertise, frozenset[Address]]
 services are served, and those that no service may have."""
 
 
-@dataclass(slots=True)
-class Memo:
-    """What was built last, and out of what: most services do not change."""
+class Known:
+    """What `build` has made; kept by the caller between builds. It only saves time."""
 
-    made_of: dict[str, tuple[Service, tuple[EndpointSlice, ...]]] = field(default_factory=dict)
-    local: Local | None = None
-    last: Ruleset = field(default_factory=Ruleset)
+    def __init__(self) -> None:
+        self.parts: Memo[str, Part] = Memo()
+        self.networks: Last[Elements] = Last()
+        self.whole: Last[Ruleset] = Last()
+        self.last = Ruleset()
 
 
 def build(
@@ -87,37 +89,41 @@ def build(
     advertise: Advertise,
     cluster_cidrs: Iterable[str],
     taken: Iterable[Address] = (),
-    memo: Memo | None = None,
+    known: Known | None = None,
 ) -> Ruleset:
     """The rules of all services, as this node has them, and the masquerade of what leaves.
-    `cluster_cidrs`: all pods' prefixes.
-
-    `memo` is kept by the caller between builds; it only saves time.
-    """
-    memo = Memo() if memo is None else memo
+    `cluster_cidrs`: all pods' prefixes."""
+    known = known or Known()
     own = cluster.nodes.get(node)
     local = node, own.addresses if own else (), advertise, frozenset(taken)
-    if local != memo.local:
-        memo.made_of, memo.local, memo.last = {}, local, Ruleset()
-    parts = dict(memo.last.parts)
-    owners, shares = dict(memo.last.owners), dict(memo.last.shares)
-    made_of = {key: (s, cluster.slices.get(key, ())) for key, s in cluster.services.items()}
-    for key in memo.made_of.keys() - made_of.keys():
-        _take_out(key, parts.pop(key), owners, shares)
-    for key, pair in made_of.items():
-        if memo.made_of.get(key) != pair:
-            if key in parts:
-                _take_out(key, parts.pop(key), owners, shares)
-            parts[key] = _part(*pair, local)
-            _put_in(key, parts[key], owners, shares)
     cidrs = tuple(cluster_cidrs)
-    networks = {**intervals("cluster", cidrs), **masquerade.elements(cluster, cidrs)}
-    addresses: frozenset[Address] = frozenset().union(*(p.addresses for p in parts.values()))
-    chains: frozenset[str] = frozenset().union(*(p.chains for p in parts.values()))
+    parts = known.parts.update(
+        lambda key: _part(cluster.services[key], cluster.slices.get(key, ()), local),
+        (cluster.services, cluster.slices),
+        local,
+    )
+    networks = known.networks.of(
+        lambda: {**intervals("cluster", cidrs), **masquerade.elements(cluster, cidrs)},
+        cidrs,
+        cluster.nodes,
+        cluster.pools,
+    )
+    known.last = known.whole.of(lambda: _whole(parts, networks, known.last), parts, networks)
+    return known.last
+
+
+def _whole(parts: Mapping[str, Part], networks: Elements, last: Ruleset) -> Ruleset:
+    """`last`: any other ruleset; it saves time if it has most of these parts."""
+    owners, shares = dict(last.owners), dict(last.shares)
+    for key in changed(last.parts, parts):
+        if key in last.parts:
+            _take_out(key, last.parts[key], owners, shares)
+        if key in parts:
+            _put_in(key, parts[key], owners, shares)
+    addresses = frozenset(itertools.chain.from_iterable(p.addresses for p in parts.values()))
+    chains = frozenset(itertools.chain.from_iterable(p.chains for p in parts.values()))
     digest = _digest(parts, networks)
-    memo.made_of = made_of
-    memo.last = Ruleset(parts, owners, shares, networks, addresses, chains, digest)
-    return memo.last
+    return Ruleset(parts, owners, shares, networks, addresses, chains, digest)
 
 
 def _put_in(
@@ -145,8 +151,7 @@ def _take_out(
 def _digest(parts: Mapping[str, Part], networks: Elements) -> str:
     digest = blake2b((BASE + OUTGOING).encode(), digest_size=10)
     # With its name, since the first of two that claim the same has it.
-    for key in sorted(parts):
-        digest.update(key.encode() + b"\0" + parts[key].digest)
+    digest.update(b"".join(key.encode() + b"\0" + parts[key].digest for key in sorted(parts)))
     digest.update(repr(sorted((n, *sorted(v)) for n, v in networks.items())).encode())
     return digest.hexdigest()
 

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from samepath.model import memo
 from samepath.model.net import Address, address_text
 from samepath.model.ours import POD_LINK
 
@@ -398,8 +399,7 @@ def change_text(old: Ruleset, new: Ruleset) -> str | None:
 
 def changed(old: Ruleset, new: Ruleset) -> list[str]:
     """The services whose parts differ."""
-    keys = old.parts.keys() | new.parts.keys()
-    return [key for key in keys if old.parts.get(key) is not new.parts.get(key)]
+    return sorted(memo.changed(old.parts, new.parts))
 
 
 def _touched(old: Ruleset, new: Ruleset) -> tuple[set[Item], set[Item]]:

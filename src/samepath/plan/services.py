@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from samepath.model.cluster import Cluster, NodeDrain, Service, Target
+from samepath.model.cluster import Cluster, Node, NodeDrain, Service, Target
 from samepath.model.config import Advertise
+from samepath.model.memo import Last, Memo
 from samepath.model.net import Address, PrefixSet, family_of
 
 OUR_CLASS = "samepath.dev/bgp"
@@ -124,19 +125,47 @@ class View:
     """(service, address) -> why no neighbour is to be told (`plan.advertising`)."""
 
 
-def rows(view: View) -> tuple[Row, ...]:
+class Known:
+    """What `rows` has made of each service; kept by the caller between calls."""
+
+    def __init__(self) -> None:
+        self.by_endpoints: Memo[str, tuple[Row, ...]] = Memo()
+        self.decided: Memo[str, tuple[Row, ...]] = Memo()
+        self.whole: Last[tuple[Row, ...]] = Last()
+
+
+def rows(view: View, known: Known | None = None) -> tuple[Row, ...]:
     """Every service at every address that could be advertised, in order of name."""
-    found = []
-    for key in sorted(view.cluster.services):
-        service = view.cluster.services[key]
-        addresses = dict(service_addresses(service, view.advertise))
-        if service.load_balancer and view.advertise.load_balancer_ips:
-            if not is_ours(service):
-                found.append(Row(key, None, Reach.LOAD_BALANCER, Why.CLASS_NOT_OURS))
-            elif not service.load_balancer_ips:
-                found.append(Row(key, None, Reach.LOAD_BALANCER, Why.NO_ADDRESS))
-        found.extend(_row(view, service, a, reach) for a, reach in addresses.items())
-    return tuple(found)
+    known = known or Known()
+    cluster = view.cluster
+    node = cluster.nodes.get(view.node)
+    by_endpoints = known.by_endpoints.update(
+        lambda key: tuple(_rows(view, cluster.services[key])),
+        (cluster.services, cluster.slices),
+        (view.node, view.advertise),
+    )
+    decided = known.decided.update(
+        lambda key: tuple(_and_the_node(view, node, row) for row in by_endpoints[key]),
+        (by_endpoints,),
+        (node and (node.drain,), view.in_place, view.drained, view.taken, view.untold),
+    )
+    return known.whole.of(
+        lambda: tuple(r for key in sorted(decided) for r in decided[key]), decided
+    )
+
+
+def _rows(view: View, service: Service) -> Iterator[Row]:
+    """As the endpoints alone would have it."""
+    addresses = dict(service_addresses(service, view.advertise))
+    if service.load_balancer and view.advertise.load_balancer_ips:
+        if not is_ours(service):
+            yield Row(service.key, None, Reach.LOAD_BALANCER, Why.CLASS_NOT_OURS)
+        elif not service.load_balancer_ips:
+            yield Row(service.key, None, Reach.LOAD_BALANCER, Why.NO_ADDRESS)
+    for address, reach in addresses.items():
+        local = service.internal_local if reach is Reach.CLUSTER else service.external_local
+        why, weight = why_endpoints(view.cluster, service, address, view.node, local_only=local)
+        yield Row(service.key, address, reach, why, weight)
 
 
 def is_ours(service: Service) -> bool:
@@ -167,13 +196,6 @@ def advertised(cluster: Cluster, advertise: Advertise) -> frozenset[Address]:
     return frozenset(a for s in services for a, _ in service_addresses(s, advertise))
 
 
-def _row(view: View, service: Service, address: Address, reach: Reach) -> Row:
-    local = service.internal_local if reach is Reach.CLUSTER else service.external_local
-    why, weight = why_endpoints(view.cluster, service, address, view.node, local_only=local)
-    why = _and_the_node(view, why, service, address)
-    return Row(service.key, address, reach, why, 0 if why.state is State.WITHDRAWN else weight)
-
-
 def why_endpoints(
     cluster: Cluster, service: Service, address: Address, node: str, *, local_only: bool
 ) -> tuple[Why, int]:
@@ -198,15 +220,25 @@ def why_endpoints(
     return Why.NOT_SERVING, 0
 
 
-def _and_the_node(view: View, why: Why, service: Service, address: Address) -> Why:
+def _and_the_node(view: View, node: Node | None, row: Row) -> Row:
     """What node, rules and the state of a drain make of the endpoints' reason."""
+    if row.address is None:
+        return row
+    why = _why(view, node, row, row.address)
+    if why is row.why:
+        return row
+    weight = 0 if why.state is State.WITHDRAWN else row.weight
+    return Row(row.service, row.address, row.reach, why, weight)
+
+
+def _why(view: View, node: Node | None, row: Row, address: Address) -> Why:
+    why = row.why
     if address in view.taken:
         return Why.ADDRESS_TAKEN
-    node = view.cluster.nodes.get(view.node)
     if node is None:
         return Why.NODE_UNKNOWN
-    if (service.key, address) in view.untold:
-        return view.untold[service.key, address]
+    if (row.service, address) in view.untold:
+        return view.untold[row.service, address]
     if why.state is State.WITHDRAWN:
         return why
     if node.drain is NodeDrain.LABEL:
@@ -225,10 +257,15 @@ def offers(decided: Iterable[Row]) -> Mapping[Address, Offer]:
     the weight is the smallest of those in the better state, since flows of all of them follow it.
     """
     found: dict[Address, Offer] = {}
+    made: dict[tuple[Why, int], Offer | None] = {}
     for row in decided:
-        if row.address is None or row.why.state is State.WITHDRAWN:
+        key = row.why, row.weight
+        if key not in made:
+            state = row.why.state
+            made[key] = None if state is State.WITHDRAWN else Offer(state, row.weight)
+        offer = made[key]
+        if row.address is None or offer is None:
             continue
-        offer = Offer(row.why.state, row.weight)
         old = found.get(row.address)
         if old is None or (old.state is State.DRAINING and offer.state is State.ACTIVE):
             found[row.address] = offer
@@ -243,7 +280,10 @@ def draining(decided: Iterable[Row]) -> frozenset[Address]:
     drain = {
         row.address
         for row in decided
-        if row.why.state is State.DRAINING or row.why is Why.DRAIN_OVER
+        if row.why is not Why.ACTIVE
+        and (row.why.state is State.DRAINING or row.why is Why.DRAIN_OVER)
     }
+    if not drain:
+        return frozenset()
     active = {row.address for row in decided if row.why is Why.ACTIVE}
     return frozenset(a for a in drain - active if a is not None)

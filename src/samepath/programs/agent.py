@@ -310,8 +310,9 @@ class Agent:
             self._read_back()
             self.read_pause_until = time.monotonic() + READ_PAUSE_S
         if self.rules_touched:
-            self.rules_touched, self.services_dirty = False, True
-            await self.serving.check_rules()
+            self.rules_touched = False
+            if not await self.serving.check_rules():
+                self.services_dirty = True
         if self.source.in_sync and self.source.objects is not self.objects:
             self.objects = self.source.objects
             await self.found.read(self.objects)
@@ -354,6 +355,7 @@ class Agent:
     def _read_back(self) -> None:
         """Somebody may have changed the kernel, or it has forgotten."""
         self.kernel_touched = False
+        self.serving.addresses.read_again()
         self.routing.look_at_links()
         self.routing.plain.read_again()
         loopback = next(link.index for link in self.kernel.links() if link.name == LOOPBACK)

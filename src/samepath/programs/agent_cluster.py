@@ -11,11 +11,13 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from samepath.bgp.transport import Speaker
 from samepath.kube.said import Said
-from samepath.model.cluster import Cluster, Node, Object, make_cluster
+from samepath.model.cluster import Cluster, Node, Object, Service, remake_cluster
 from samepath.model.config import AgentConfig
+from samepath.model.memo import Last
 from samepath.plan import proxy
 from samepath.plan.agent import Learned
 from samepath.plan.external_ips import Refused, pared
@@ -36,13 +38,17 @@ class AgentCluster:
         self.look_at = math.inf
         self._read = Cluster()
         """As the source has it."""
+        self._read_of: Mapping[str, Object] = {}
+        self._prefixes: Last[tuple[str, ...]] = Last()
+        self._pared: Last[tuple[Mapping[str, Service], tuple[Refused, ...]]] = Last()
         self._is_new = False
         self._said = Said(log, "external IP")
 
     async def read(self, objects: Mapping[str, Object]) -> None:
         """There are new objects."""
         # In a thread: with thousands of services it takes longer than a session should wait.
-        self._read = await asyncio.to_thread(make_cluster, objects.values())
+        self._read = await asyncio.to_thread(remake_cluster, self._read, self._read_of, objects)
+        self._read_of = objects
         self._is_new = True
 
     def find(
@@ -63,10 +69,22 @@ class AgentCluster:
         self.look_at = now + LOOK_S if gone - {config.node} else math.inf
         if is_same:
             return former
-        pods = config.cluster_cidrs or proxy.cluster_prefixes(found)
-        found, self.refused = pared(found, pods)
+        services, self.refused = self._without_refused(found, config)
         self._said.say(refused.text for refused in self.refused)
-        return found
+        return found if services is found.services else replace(found, services=services)
+
+    def _without_refused(
+        self, found: Cluster, config: AgentConfig
+    ) -> tuple[Mapping[str, Service], tuple[Refused, ...]]:
+        pods = tuple(config.cluster_cidrs) or self._prefixes.of(
+            lambda: proxy.cluster_prefixes(found), found.nodes, found.pools
+        )
+
+        def services() -> tuple[Mapping[str, Service], tuple[Refused, ...]]:
+            cluster, refused = pared(found, pods)
+            return cluster.services, refused
+
+        return self._pared.of(services, found.services, found.nodes, pods)
 
 
 class Alive:

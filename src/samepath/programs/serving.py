@@ -23,13 +23,24 @@ from samepath.apply.nft import Rules
 from samepath.apply.tool import ToolError
 from samepath.model.cluster import Cluster
 from samepath.model.config import AgentConfig
+from samepath.model.memo import Last, Memo
 from samepath.model.net import Address, address_text
 from samepath.netlink.kernel import Kernel
 from samepath.plan import advertising, flows, masquerade, proxy
 from samepath.plan.drains import Drains
 from samepath.plan.health_checks import Check, checks
 from samepath.plan.ruleset import Ruleset
-from samepath.plan.services import Offer, Row, View, advertised, draining, offers, rows
+from samepath.plan.services import (
+    Known,
+    Offer,
+    Row,
+    View,
+    Why,
+    advertised,
+    draining,
+    offers,
+    rows,
+)
 from samepath.programs.health_checks import HealthChecks
 
 log = logging.getLogger("samepath.agent")
@@ -59,6 +70,24 @@ class World:
     """The names of those that are told of services."""
 
 
+class _Kept:
+    """What was made of the last world: most of the next one is the same."""
+
+    def __init__(self) -> None:
+        self.prefixes: Last[tuple[str, ...]] = Last()
+        self.advertised: Last[frozenset[Address]] = Last()
+        self.masquerade: Last[Ruleset] = Last()
+        self.rules = proxy.Known()
+        self.ready: Memo[str, int] = Memo()
+        self.rules_of_pools: Last[advertising.Rules] = Last()
+        self.untold: Last[Mapping[tuple[str, Address], Why]] = Last()
+        self.rows = Known()
+        self.offers: Last[Mapping[Address, Offer]] = Last()
+        self.told: Last[advertising.Told] = Last()
+        self.wanted: Last[frozenset[Address]] = Last()
+        self.draining: Last[frozenset[Address]] = Last()
+
+
 class Serving:
     def __init__(self, kernel: Kernel) -> None:
         self.addresses = ServiceAddresses(kernel)
@@ -79,7 +108,7 @@ class Serving:
         self.errors: dict[str, str] = {}
         self.drain_look_at = math.inf
         """When flows are to be counted."""
-        self._memo = proxy.Memo()
+        self._kept = _Kept()
         self._forget: set[flows.Tracked] = set()
         self._looked_for_old_flows = False
         self._checks: Mapping[int, Check] = {}
@@ -95,39 +124,56 @@ class Serving:
         self._forget.update(flows.lost(former, self.ruleset))
 
     def _plan(self, world: World) -> None:
-        config = world.config
-        cidrs = config.cluster_cidrs or proxy.cluster_prefixes(world.cluster)
+        config, cluster, kept = world.config, world.cluster, self._kept
+        advertise = config.advertise
+        cidrs = tuple(config.cluster_cidrs) or kept.prefixes.of(
+            lambda: proxy.cluster_prefixes(cluster), cluster.nodes, cluster.pools
+        )
         if config.service_proxy == "none":
-            addresses = advertised(world.cluster, config.advertise) - world.taken
+            addresses = kept.advertised.of(
+                lambda: advertised(cluster, advertise) - world.taken,
+                cluster.services, advertise, world.taken,
+            )  # fmt: skip
             self.in_place = None
-            self.ruleset = masquerade.alone(world.cluster, cidrs, addresses)
+            self.ruleset = kept.masquerade.of(
+                lambda: masquerade.alone(cluster, cidrs, addresses),
+                cluster.nodes, cluster.pools, cidrs, addresses,
+            )  # fmt: skip
             self._checks, self.health.conflicts = {}, ()
         else:
             self.in_place = frozenset() if self.in_place is None else self.in_place
             self.ruleset = proxy.build(
-                world.cluster, config.node, config.advertise, cidrs, world.taken, self._memo
+                cluster, config.node, advertise, cidrs, world.taken, kept.rules
             )
-            self._checks, self.health.conflicts = checks(world.cluster, config.node)
-        node = world.cluster.nodes.get(config.node)
-        self.rules_of_pools = advertising.make_rules(world.cluster, node.labels if node else {})
+            self._checks, self.health.conflicts = checks(cluster, config.node, kept.ready)
+        node = cluster.nodes.get(config.node)
+        labels = node.labels if node else {}
+        self.rules_of_pools = kept.rules_of_pools.of(
+            lambda: advertising.make_rules(cluster, labels),
+            cluster.advertisements, cluster.address_pools, cluster.communities, labels,
+        )  # fmt: skip
         self._decide(world)
 
     def _decide(self, world: World) -> None:
-        config, cluster = world.config, world.cluster
+        config, cluster, kept = world.config, world.cluster, self._kept
+        rules, advertise, neighbors = self.rules_of_pools, config.advertise, world.neighbors
         view = View(
             cluster=cluster,
             node=config.node,
-            advertise=config.advertise,
+            advertise=advertise,
             in_place=self.in_place,
             drained=self.drains.over,
             taken=world.taken,
-            untold=advertising.untold(
-                self.rules_of_pools, cluster, config.advertise, world.neighbors
+            untold=kept.untold.of(
+                lambda: advertising.untold(rules, cluster, advertise, neighbors),
+                rules, cluster.services, advertise, neighbors,
             ),
+        )  # fmt: skip
+        self.rows = decided = rows(view, kept.rows)
+        self.offers = kept.offers.of(lambda: offers(decided), decided)
+        self.told = kept.told.of(
+            lambda: advertising.told(rules, cluster, decided), rules, cluster.services, decided
         )
-        self.rows = rows(view)
-        self.offers = offers(self.rows)
-        self.told = advertising.told(self.rules_of_pools, cluster, self.rows)
 
     # acting
 
@@ -136,24 +182,30 @@ class Serving:
         in_place = self.in_place
         if in_place is None:
             self._forget.clear()
-            self._settle_addresses(frozenset())
+            await self._settle_addresses(frozenset())
             await self._settle_rules()
             await self._settle_health(rules_stand=False)
             return
-        wanted = frozenset(row.address for row in self.rows if row.address) - world.taken
-        self._settle_addresses(wanted)
+        wanted = self._kept.wanted.of(
+            lambda: frozenset(row.address for row in self.rows if row.address) - world.taken,
+            self.rows, world.taken,
+        )  # fmt: skip
+        await self._settle_addresses(wanted)
         if await self._settle_rules():
             self._rules_stood_at = time.monotonic()
-            self.in_place = wanted & self.addresses.installed & self.ruleset.addresses
+            standing = wanted & self.addresses.installed & self.ruleset.addresses
+            self.in_place = in_place if standing == in_place else standing
             await self._forget_flows()
         without_s = time.monotonic() - self._rules_stood_at
         await self._settle_health(rules_stand=without_s < UNHEALTHY_AFTER_S)
         if self.in_place != in_place:
             await asyncio.to_thread(self._decide, world)
 
-    def _settle_addresses(self, wanted: frozenset[Address]) -> None:
+    async def _settle_addresses(self, wanted: frozenset[Address]) -> None:
         self.addresses.in_sync = True
-        if self.addresses.reconcile(wanted):
+        for _ in self.addresses.work(wanted):
+            await asyncio.sleep(0)
+        if not self.addresses.errors:
             self.errors.pop(ADDRESSES, None)
         else:
             texts = [f"{address_text(a)}: {t}" for a, t in sorted(self.addresses.errors.items())]
@@ -179,13 +231,15 @@ class Serving:
             texts = [f"port {port}: {text}" for port, text in sorted(self.health.errors.items())]
             self.errors[HEALTH] = "; ".join(texts[:10])
 
-    async def check_rules(self) -> None:
-        """Somebody may have touched them; the next `settle` writes them again."""
+    async def check_rules(self) -> bool:
+        """Somebody may have touched them. False: the next `settle` writes them again."""
         try:
-            if not await self.rules.check():
-                log.warning("the service rules were changed or removed; writing them again")
+            if await self.rules.check():
+                return True
+            log.warning("the service rules were changed or removed; writing them again")
         except ToolError as error:
             self.errors[RULES] = str(error)
+        return False
 
     # flows of endpoints that are gone
 
@@ -219,7 +273,8 @@ class Serving:
         """What drains now. False: wait, flows are to be counted first. After a restart (`starting`)
         that is so, since a service that had been withdrawn is not to be advertised again."""
         now = time.monotonic()
-        self.drains.update(draining(self.rows), now, starting=starting)
+        drain = self._kept.draining.of(lambda: draining(self.rows), self.rows)
+        self.drains.update(drain, now, starting=starting)
         if not self.drains.running:
             self.drain_look_at = math.inf
         elif math.isinf(self.drain_look_at):
