@@ -74,6 +74,11 @@ class Site:
             bgp_peer(), ours("IPAddressPool", "public", addresses=["203.0.113.10-203.0.113.19"]),
             ours("BGPAdvertisement", "public", ipAddressPools=["public"]),
         )  # fmt: skip
+        # As on every start but the very first: a controller that finds no Lease waits 15 s.
+        self.server.apply(
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+             "metadata": {"name": "samepath-controller", "namespace": NAMESPACE}}
+        )  # fmt: skip
         self.server.use_rbac()
         host = self.stage.nodes["n1"]
         socket_path = str(self.root / "run/samepath/cni.sock")

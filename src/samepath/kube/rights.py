@@ -91,6 +91,7 @@ RIGHTS: dict[str, frozenset[Right]] = {
             *_on(kinds.IP_ADDRESS_POOLS, "patch", sub="status"),
             *_on(kinds.IP_POOLS, *_READ),
             *_on(kinds.BLOCK_CLAIMS, *_READ, "delete"),
+            *_on(kinds.SERVICE_BGP_STATUSES, "list", "delete"),
             *_on(kinds.EVENTS, "create", "patch"),
             *_on(kinds.LEASES, "create", ours=True),
             *_on(kinds.LEASES, "get", "update", ours=True, name=CONTROLLER),

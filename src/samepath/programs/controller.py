@@ -40,6 +40,7 @@ from samepath.programs.controller_nodes import LOOK_S, DeadNodes
 from samepath.programs.controller_pools import READ_AGAIN_S, PoolStates
 from samepath.programs.controller_services import NotLeading, ServiceStates, State
 from samepath.programs.controller_source import make_source
+from samepath.programs.controller_states import OldStates
 from samepath.programs.controller_view import readiness, status
 from samepath.programs.stopping import Stopping
 
@@ -86,6 +87,7 @@ class Controller:
         self.dead_nodes = DeadNodes(
             self.api, self.events, self._may_write, config.dead_node_grace_s
         )
+        self.old_states = OldStates(self.api, self._may_write, config.dead_node_grace_s)
         self.stopping = False
         self.term = 0
         """Of the leadership that we have prepared for."""
@@ -188,6 +190,7 @@ class Controller:
                 self._nodes_at = now + LOOK_S
                 self.look()
                 await self.dead_nodes.look(self.cluster, now)
+                await self.old_states.look(self.cluster.nodes.keys(), now)
             self.trouble = ""
         except NotLeading:
             return math.inf
@@ -205,6 +208,7 @@ class Controller:
         self.states.forget()
         self.pools.forget()
         self.dead_nodes.forget()
+        self.old_states.forget()
         await self.states.read_all()
         await self.pools.read_all(now)
         self._read_at = now

@@ -127,8 +127,9 @@ def _claims(controller: Controller, now: float) -> dict[str, Any]:
 
 def _errors(controller: Controller) -> dict[str, str]:
     """What could not be written, by what it is about."""
-    failures = controller.states.failures
+    failures, old = controller.states.failures, controller.old_states.trouble
     return {
+        **({"states of nodes that are gone": old} if old else {}),
         **{f"Service {key}": failure.text for key, failure in sorted(failures.items())},
         **{f"IPAddressPool {n}": text for n, text in sorted(controller.pools.errors.items())},
     }
