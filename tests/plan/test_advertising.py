@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from samepath.model.cluster import (
@@ -29,7 +29,7 @@ from samepath.model.kinds import (
 )
 from samepath.model.net import Family, make_nlri, parse_address, prefix_text
 from samepath.plan.advertising import Terms, deadlines, terms, told, untold
-from samepath.plan.advertising_rules import Pools, WhyRefused, make_rules
+from samepath.plan.advertising_rules import WhyRefused, make_rules
 from samepath.plan.services import Offer, Row, State, View, Why, offers, rows
 
 A = parse_address
@@ -278,23 +278,13 @@ def test_equal_terms_are_one_object() -> None:
     assert len({id(t) for t in made.to("gw1").values()}) == 1
 
 
-addresses = st.integers(0, 63)
-
-
-@given(st.lists(st.tuples(addresses, addresses, st.sampled_from("ab")), max_size=6), addresses)
-@example([(0, 63, "a"), (5, 6, "b")], 10)
-def test_an_address_is_in_a_pool_that_contains_it(
-    ranges: list[tuple[int, int, str]], wanted: int
-) -> None:
-    found = [(min(a, b), max(a, b), name) for a, b, name in ranges]
-    made = Pools(
-        IPAddressPool(name=name, addresses=(Range(bytes((0, 0, 0, a)), bytes((0, 0, 0, b))),))
-        for a, b, name in found
-    )
-    holders = {name for a, b, name in found if a <= wanted <= b}
-    name = made.of(bytes((0, 0, 0, wanted)))
-    assert (name in holders) if holders else name is None
-    assert made.of(bytes(15) + bytes((wanted,))) is None
+def test_a_slip_in_a_new_pool_changes_nothing_for_the_others() -> None:
+    """It overlaps the one that the addresses are from, and no advertisement names it."""
+    new = pool("a", "203.0.113.0-203.0.113.127", created="2026-02-02T00:00:00Z")
+    objects = (web("web", "203.0.113.1"), pool(), adv(ip_address_pools=("main",)))
+    before, after = Told(*objects), Told(*objects, new)
+    assert after.to("gw1") == before.to("gw1") != {}
+    assert after.why() is Why.ACTIVE
 
 
 selectors = st.sampled_from([(), label("x", "1"), label("x", "2")])

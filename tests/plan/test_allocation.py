@@ -173,6 +173,13 @@ def test_a_refused_pool_is_named() -> None:
     assert plan.pools["a"].refused_for == "A"
 
 
+def test_a_new_pool_that_overlaps_takes_nothing_from_an_older_one() -> None:
+    newer = pool("A", "192.0.2.1-192.0.2.3", created="2026-02-02T00:00:00Z")
+    plan = run([newer, A], service("web", "192.0.2.1"))
+    assert plan.outcomes["default/web"].notes == ()
+    assert (plan.pools["A"].refused_for, plan.pools["a"].refused_for) == ("a", "")
+
+
 def test_two_with_one_address_the_older_keeps_it() -> None:
     old = service("z", "192.0.2.1", created="2020-01-01T00:00:00Z")
     plan = run([A], old, service("a", "192.0.2.1"))
@@ -406,3 +413,13 @@ def test_sharing_that_ends_the_younger_moves() -> None:
     tls = service("tls", "192.0.2.2", sharing_key="other", port=443)
     plan = run([A], web, tls)
     assert (got(plan, "web")[1], got(plan, "tls")[1]) == (["192.0.2.2"], ["192.0.2.1"])
+
+
+def test_what_we_gave_counts_before_what_somebody_else_did() -> None:
+    """An older Service has the same address from elsewhere, while no pool of ours has it."""
+    theirs = service("old", "192.0.2.1", created="1", allocation=Allocation())
+    ours = service("web", "192.0.2.1", created="2", allocation=Allocation(("a",)))
+    for pools in ([], [A]):
+        plan = run(pools, theirs, ours)
+        assert plan.outcomes["default/web"].addresses == (parse_address("192.0.2.1"),)
+    assert plan.outcomes["default/old"].addresses != (parse_address("192.0.2.1"),)

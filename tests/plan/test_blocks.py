@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -191,6 +192,9 @@ def test_of_overlapping_pools_the_first_by_name_stands() -> None:
     ]
     assert overlapping(pools) == {"c": "a", "d": "a"}
     assert overlapping(reversed(pools)) == {"c": "a", "d": "a"}
+    # A slip in a new one ends nothing that is in use.
+    newer = replace(pool("A", "10.0.0.0/8"), created="2026-02-02T00:00:00Z")
+    assert overlapping([newer, *pools[1:]]) == {"c": "a", "A": "a"}
 
 
 def test_every_owner() -> None:

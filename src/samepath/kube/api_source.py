@@ -10,7 +10,7 @@ What is wrong never takes away what was right:
 - An object that cannot be taken is refused by name, and the last good one stands.
 - A kind of ours that is not installed is empty, and a refusal says so. Of one that was installed
   a moment ago, what was known may stand (`samepath.kube.vanished`).
-- Of two IPPools that overlap the one whose name sorts later is refused, as in a folder.
+- Of two IPPools that overlap the newer is refused, as in a folder.
 - Nothing is in sync before everything that was wanted has been read once; or, where a program
   remembers (`samepath.kube.kept`), before the server has had `PATIENCE_S` to be read.
 """

@@ -220,6 +220,7 @@ def read_address_pool(pool: specs.IPAddressPool, context: Context) -> kinds.IPAd
         auto_assign=spec.auto_assign,
         avoid_buggy_ips=spec.avoid_buggy_ips,
         allocation=allocation,
+        created=pool.metadata.creation_timestamp or "",
     )
 
 
@@ -279,6 +280,7 @@ def read_pool(pool: specs.IPPool, context: Context) -> cluster.IPPool:
         nat_outgoing=spec.nat_outgoing,
         disabled=spec.disabled,
         node_selector=spec.node_selector,
+        created=pool.metadata.creation_timestamp or "",
     )
 
 

@@ -10,7 +10,7 @@ for a ConfigMap, needs no case of its own.
 What is wrong never takes away what was right:
 - A file that cannot be read or taken is refused, and its last good objects stand.
 - An object that stands in two files is refused in the one whose name sorts later.
-- Of two IPPools that overlap the one whose name sorts later is refused.
+- Of two IPPools that overlap the newer is refused (of one age the one whose name sorts later).
 - A file that vanishes, or is empty, takes its objects with it after `GRACE_S`: many tools write by
   deleting first.
 - The folder gone, or replaced by one without manifests: everything stands, and `trouble` says so.

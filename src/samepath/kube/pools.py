@@ -20,7 +20,7 @@ class Overlap(NamedTuple):
 
 
 def overlaps(pools: Iterable[IPPool]) -> list[Overlap]:
-    """Of two that overlap the one whose name sorts later is refused."""
+    """Of two that overlap the newer is refused."""
     named = {pool.name: pool for pool in pools}
     found = []
     for refused, other in overlapping(named.values()).items():

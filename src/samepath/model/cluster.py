@@ -71,6 +71,8 @@ class IPPool:
     """No new address comes from it; those that are in use stay."""
     node_selector: str = "all()"
     """Calico's selector language; valid (`model.selector`)."""
+    created: str = ""
+    """`metadata.creationTimestamp`, as it is written: texts sort as times do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,8 @@ class IPAddressPool:
     avoid_buggy_ips: bool = False
     """Not .0 and .255 of IPv4."""
     allocation: ServiceAllocation | None = None
+    created: str = ""
+    """`metadata.creationTimestamp`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,14 @@
 """IPAddressPools as something to look things up in: which pool an address is of, how many addresses
 a pool has, which is the first that is free. Pure.
 
-Used by `plan.allocation`, which decides; here is only arithmetic. A pool may be a /64: nothing is
-enumerated, a search walks over what is taken and stops at the first that is not.
+Used by `plan.allocation` and `plan.advertising`, which decide; here is only arithmetic. A pool may
+be a /64: nothing is enumerated, a search walks over what is taken and stops at the first that is
+not.
 
 Two pools may not overlap: an address would be of both, and the answer to "which services may have
-it" would hang on the order of reading. The one whose name sorts later is refused as a whole. Ranges
-of one pool may overlap each other; they are merged.
+it" would hang on the order of reading. The newer is refused as a whole, of one second the one whose
+name sorts later: a slip in a new pool changes nothing for the services of the others. Ranges of one
+pool may overlap each other; they are merged.
 
 Not done here: which pool a service may use.
 """
@@ -34,13 +36,13 @@ class Pools:
 
     def __init__(self, pools: Iterable[IPAddressPool]) -> None:
         self.standing: dict[str, IPAddressPool] = {}
-        """By name, sorted."""
+        """By name, the oldest first."""
         self.refused: dict[str, str] = {}
         """Name -> the pool that it overlaps."""
         self._spans: dict[tuple[str, Family], list[Span]] = {}
         self._firsts: dict[Family, list[int]] = {f: [] for f in Family}
         self._lasts: dict[Family, list[tuple[int, str]]] = {f: [] for f in Family}
-        for pool in sorted(pools, key=lambda p: p.name):
+        for pool in sorted(pools, key=lambda p: (p.created, p.name)):
             spans = {family: _merged(pool, family) for family in Family}
             other = self._overlap(spans)
             if other is not None:

@@ -4,8 +4,9 @@ Called by `programs.serving` (may an address be told at all, with the reason if 
 `programs.routing` (what one neighbour is told).
 
 An address within an IPAddressPool is told as the BGPAdvertisements of that pool say, and not
-without one. Any other is told to every neighbour, as the configuration's `advertise` says. So with
-no pool and no BGPAdvertisement all is as if these kinds did not exist.
+without one (a pool that is refused, `plan.address_pools`, has none). Any other is told to every
+neighbour, as the configuration's `advertise` says. So with no pool and no BGPAdvertisement all is
+as if these kinds did not exist.
 
 An advertisement counts where its node selectors select this node, for the addresses of its pools
 (by name or by label; neither: all) that belong to a service that its service selectors select, and
@@ -88,9 +89,9 @@ def untold(
     found: dict[tuple[str, Address], Why] = {}
     for key, service in cluster.services.items():
         for address, _ in service_addresses(service, advertise):
-            pool = rules.pools.of(address)
+            pool = rules.pools.pool_of(address)
             if pool is not None:
-                why = chosen.why_untold(pool, service, neighbors)
+                why = chosen.why_untold(pool.name, service, neighbors)
                 if why is not None:
                     found[key, address] = why
     return found
@@ -143,10 +144,10 @@ def told(rules: Rules, cluster: Cluster, rows: Iterable[Row]) -> Told:
     for row in rows:
         if row.address is None or row.why.state is State.WITHDRAWN:
             continue
-        pool = rules.pools.of(row.address)
+        pool = rules.pools.pool_of(row.address)
         if pool is None:
             continue
-        new = chosen.of(pool, cluster.services[row.service])
+        new = chosen.of(pool.name, cluster.services[row.service])
         old = found.setdefault(row.address, new)
         if old != new:
             both = {rule.name: rule for rule in (*old, *new)}
@@ -172,15 +173,18 @@ def terms(
     found: dict[Prefix, Terms] = {}
     refused: dict[tuple[str, str], Refused] = {}
     aggregates: dict[Prefix, dict[str, tuple[Rule, list[Offer]]]] = {}
-    # By identity: most addresses share one of a few tuples, and equal offers.
+    # By identity: most addresses share one of a few tuples, and of a few offers.
     for_it: dict[int, tuple[Rule, ...]] = {}
     known: dict[tuple[int, Offer], Terms] = {}
+    plain: dict[int, Terms] = {}
     for address, offer in offers.items():
         family = family_of(address)
         host = family, host_nlri(address)
         rules = said.get(address)
         if rules is None:
-            found[host] = Terms(offer.state, offer.weight)
+            if id(offer) not in plain:
+                plain[id(offer)] = Terms(offer.state, offer.weight)
+            found[host] = plain[id(offer)]
             continue
         if id(rules) not in for_it:
             for_it[id(rules)] = tuple(r for r in rules if r.is_for(names))

@@ -12,7 +12,6 @@ Standards: MetalLB's BGPAdvertisement, IPAddressPool and Community for the vocab
 from __future__ import annotations
 
 import enum
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,7 +29,6 @@ from samepath.model.kinds import (
     any_selects,
 )
 from samepath.model.net import (
-    Address,
     Family,
     Nlri,
     family_of,
@@ -38,6 +36,7 @@ from samepath.model.net import (
     nlri_address,
     prefix_text,
 )
+from samepath.plan.address_pools import Pools
 
 
 class WhyRefused(enum.Enum):
@@ -83,41 +82,13 @@ class Rule:
         return not self.peers or not self.peers.isdisjoint(names)
 
 
-class Pools:
-    """Which IPAddressPool an address is in. Should two overlap, that has it whose range begins
-    later, or is later by name: the controller refuses such pools."""
-
-    def __init__(self, pools: Iterable[IPAddressPool] = ()) -> None:
-        entries = sorted(
-            (len(part.first), part.first, pool.name, part.last)
-            for pool in pools
-            for part in pool.addresses
-        )
-        self._firsts = [entry[:2] for entry in entries]
-        self._entries = entries
-        self._reach: list[tuple[int, Address]] = []
-        """The last address of all ranges up to this one."""
-        for size, _, _, last in entries:
-            self._reach.append(max([(size, last), *self._reach[-1:]]))
-
-    def of(self, address: Address) -> str | None:
-        wanted = (len(address), address)
-        index = bisect_right(self._firsts, wanted) - 1
-        while index >= 0 and self._reach[index] >= wanted:
-            _, _, name, last = self._entries[index]
-            if len(last) == len(address) and last >= address:
-                return name
-            index -= 1
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the BGPAdvertisements come to on this node."""
 
-    pools: Pools = field(default_factory=Pools, compare=False)
+    pools: Pools = field(default_factory=lambda: Pools(()), compare=False)
     ranges: Mapping[str, tuple[Range, ...]] = field(default_factory=dict)
-    """What `pools` is made of."""
+    """Of all of them."""
     rules: tuple[Rule, ...] = ()
     """By name."""
     elsewhere: frozenset[str] = frozenset()
@@ -146,7 +117,7 @@ def make_rules(cluster: Cluster, labels: Mapping[str, str]) -> Rules:
         if rule is not None:
             rules.append(rule)
     return Rules(
-        pools=Pools(cluster.address_pools[name] for name in sorted(cluster.address_pools)),
+        pools=Pools(cluster.address_pools.values()),
         ranges={name: pool.addresses for name, pool in sorted(cluster.address_pools.items())},
         rules=tuple(rules),
         elsewhere=frozenset(elsewhere),

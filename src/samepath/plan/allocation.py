@@ -7,8 +7,8 @@ written changes nothing when it is read again, and a restart moves nobody.
 
 - Services come in order of age, then name. First all keep what they hold, then those that lack
   something choose; so no service takes an address that another holds.
-- Of two that hold one address and may not share it the older keeps it. The other is given another,
-  unless it had asked for this one.
+- Of two that hold one address and may not share it that one keeps it to which we gave it, or else
+  the older. The other is given another, unless it had asked for this one.
 - What is held stays while the service lives, even if its pool was shrunk, deleted or closed to it:
   connections are worth more than order; it is said in `notes`. Only the service's own wish ends it:
   another address or pool that it asks for, and then not before that can be given; or a family that
@@ -89,7 +89,9 @@ class _Pass:
                 outcomes[service.key] = self._left_alone(service)
             else:
                 ours.append(service)
-        kept = {service.key: self._keep(service) for service in ours}
+        # Of two with one address that has it to which we gave it; of two such the older.
+        ours_first = sorted(ours, key=lambda service: not service.allocation.pools)
+        kept = {service.key: self._keep(service) for service in ours_first}
         for service in ours:
             outcomes[service.key] = self._outcome(service, kept[service.key])
         return Plan(outcomes, self._use())

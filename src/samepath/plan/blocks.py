@@ -178,10 +178,11 @@ def next_block(situation: Situation, family: Family) -> Choice:
 
 
 def overlapping(pools: Iterable[IPPool]) -> dict[str, str]:
-    """Pools that are to be refused -> the pool that each overlaps; the first by name stands."""
+    """Pools that are to be refused -> the pool that each overlaps. The oldest stands, of one second
+    the first by name: what is in use does not end with a slip in a new one."""
     refused: dict[str, str] = {}
     standing: list[IPPool] = []
-    for pool in sorted(pools, key=lambda p: p.name):
+    for pool in sorted(pools, key=lambda p: (p.created, p.name)):
         block = Block(pool.family, pool.cidr)
         other = next((o for o in standing if block.overlaps(Block(o.family, o.cidr))), None)
         if other is None:

@@ -84,7 +84,7 @@ class PoolStates:
 
 def _status(use: PoolUse, stands: Mapping[str, Any]) -> dict[str, Any]:
     if use.refused_for:
-        text = f"overlaps {use.refused_for}, whose name sorts first: nothing is given from this one"
+        text = f"overlaps {use.refused_for}, which is older: nothing is given from this one"
         condition = Condition(CONDITION, False, "Overlaps", text)
     else:
         condition = Condition(CONDITION, True, "Accepted", "addresses are given from it")
