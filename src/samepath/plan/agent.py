@@ -78,17 +78,27 @@ def own_blocks(config: AgentConfig, cluster: Cluster) -> frozenset[Prefix]:
     return frozenset(node.pod_cidrs) if node else frozenset()
 
 
-def advertisements(services: Mapping[Prefix, Terms], blocks: Iterable[Prefix], asn: int) -> Routes:
-    """All that a neighbour is to be told."""
+def advertisements(
+    services: Mapping[Prefix, Terms],
+    blocks: Iterable[Prefix],
+    asn: int,
+    made: dict[tuple[Terms, int], Advertisement] | None = None,
+) -> Routes:
+    """All that a neighbour is to be told. `made`: what was made of equal terms; kept by the caller,
+    equal routes are quickly compared and sent."""
     routes: Routes = {f: {} for f in Family}
     plain = Advertisement(PathAttributes(next_hop=b""))
     for family, nlri in blocks:
         routes[family][nlri] = plain
-    made: dict[Terms, Advertisement] = {}
+    made = {} if made is None else made
+    # By identity: most prefixes have one of a few terms.
+    by_terms: dict[int, Advertisement] = {}
     for (family, nlri), terms in services.items():
-        if terms not in made:
-            made[terms] = _advertisement(terms, asn)
-        routes[family][nlri] = made[terms]
+        found = by_terms.get(id(terms))
+        if found is None:
+            found = made.setdefault((terms, asn), _advertisement(terms, asn))
+            by_terms[id(terms)] = found
+        routes[family][nlri] = found
     return routes
 
 

@@ -205,6 +205,20 @@ def short(text: str, most: int) -> str:
     return f"{text[: most - 11].rstrip('-._')}-{digest}"
 
 
+def addresses_told(
+    rows: Iterable[Row], services: Mapping[str, Service], *, with_cluster_policy: bool
+) -> set[Address]:
+    """Those of the services that are told of (`told` takes a while)."""
+    return {
+        row.address
+        for row in rows
+        if row.address is not None
+        and row.why.state is not State.WITHDRAWN
+        and (service := services.get(row.service)) is not None
+        and (with_cluster_policy or _is_local(service, row))
+    }
+
+
 def told(
     offered: Mapping[str, Routes], addresses: Iterable[Address], names: Mapping[str, str]
 ) -> Mapping[Address, tuple[str, ...]]:

@@ -114,14 +114,21 @@ def build(
 
 def _whole(parts: Mapping[str, Part], networks: Elements, last: Ruleset) -> Ruleset:
     """`last`: any other ruleset; it saves time if it has most of these parts."""
-    owners, shares = dict(last.owners), dict(last.shares)
-    for key in changed(last.parts, parts):
-        if key in last.parts:
-            _take_out(key, last.parts[key], owners, shares)
-        if key in parts:
-            _put_in(key, parts[key], owners, shares)
-    addresses = frozenset(itertools.chain.from_iterable(p.addresses for p in parts.values()))
-    chains = frozenset(itertools.chain.from_iterable(p.chains for p in parts.values()))
+    owners, shares, addresses, chains = last.owners, last.shares, last.addresses, last.chains
+    nothing = Part()
+    pairs = [
+        (key, last.parts.get(key, nothing), parts.get(key, nothing))
+        for key in changed(last.parts, parts)
+    ]
+    if any((p.claims.keys(), p.shared) != (q.claims.keys(), q.shared) for _, p, q in pairs):
+        owners, shares = dict(owners), dict(shares)
+        for key, before, after in pairs:
+            _take_out(key, before, owners, shares)
+            _put_in(key, after, owners, shares)
+    if any(p.addresses != q.addresses for _, p, q in pairs):
+        addresses = frozenset(itertools.chain.from_iterable(p.addresses for p in parts.values()))
+    if any(p.chains != q.chains for _, p, q in pairs):
+        chains = frozenset(itertools.chain.from_iterable(p.chains for p in parts.values()))
     digest = _digest(parts, networks)
     return Ruleset(parts, owners, shares, networks, addresses, chains, digest)
 

@@ -41,6 +41,7 @@ from samepath.programs.agent_cluster import AgentCluster
 from samepath.programs.agent_view import ready, status
 from samepath.programs.config import Watch, load
 from samepath.programs.liveness import Liveness
+from samepath.programs.memory import Memory
 from samepath.programs.routing import Routing
 from samepath.programs.serving import ADDRESSES, RULES, Serving, World
 from samepath.programs.sources import make_source
@@ -101,6 +102,7 @@ class Agent:
         self.addresses: frozenset[tuple[int, Address]] = frozenset()
         """(link, address), as last read."""
 
+        self.memory = Memory()
         self.liveness: Liveness
         self.has_rules = False
         self.services_dirty = True
@@ -323,13 +325,16 @@ class Agent:
         if now >= self.serving.drain_look_at:
             ended = await self.serving.count_flows(self.config.drain_deadline_s)
             self.services_dirty = self.services_dirty or ended
-        if self.known and self.services_dirty:
+        has_news = self.known and self.services_dirty
+        if has_news:
             await self._serve()
         await self.routing.work(known=self.known)
         if self.known:
             self._offer()
         if self.telling is not None:
             self.telling.look()
+        if has_news:
+            self.memory.settle_down()
 
     def _find(self, now: float) -> None:
         """The cluster to go by."""

@@ -65,7 +65,11 @@ class Telling:
         told = {}
         if config.status_services:
             names = {n.name: agent.routing.names_of(n)[0] for n in agent.speaker.config.neighbors}
-            addresses = {row.address for row in agent.serving.rows if row.address is not None}
+            addresses = plan.addresses_told(
+                agent.serving.rows,
+                agent.cluster.services,
+                with_cluster_policy=config.status_cluster_services,
+            )
             told = dict(plan.told(agent.routing.offered or {}, addresses, names))
         return View(
             node=config.node,

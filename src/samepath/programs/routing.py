@@ -25,6 +25,7 @@ import msgspec
 
 from samepath.apply.routes import BLACKHOLE, Gateways, PlainRoutes
 from samepath.apply.slots import Slots
+from samepath.bgp.adjout import Advertisement
 from samepath.bgp.transport import Speaker
 from samepath.model.cluster import Cluster
 from samepath.model.config import AgentConfig, Neighbor
@@ -45,6 +46,9 @@ LINGER_S = 5.0
 """A block's blackhole stays for so long after the block was withdrawn."""
 BLACKHOLE_METRIC = 0x53000000
 """Of our own pod blocks: any other route for it, such as a bridge's, is better."""
+
+TERMS_MOST = 1000
+"""So many of them are remembered."""
 
 NEIGHBORS, PASSWORDS = "neighbours", "passwords"
 """What an error may be about."""
@@ -86,6 +90,7 @@ class Routing:
         self._leaving: dict[plan.Prefix, float] = {}
         """Former blocks, and until when their blackholes stay."""
         self._made: dict[_Group, plan.Routes] = {}
+        self._made_of_terms: dict[tuple[advertising.Terms, int], Advertisement] = {}
         self._offered_of: tuple[object, ...] = ()
         """What was told last was made of these very objects."""
         self._waits_since = math.inf
@@ -303,13 +308,15 @@ class Routing:
                 )
                 not_followed.update((r.text, r) for r in refused)
                 blocks = made_of[-1] if "pods" in what else ()
-                routes = plan.advertisements(services, blocks, self.peers.asn)
+                routes = plan.advertisements(services, blocks, self.peers.asn, self._made_of_terms)
                 former = self._made.get(group)
                 now[group] = former if former == routes and former is not None else routes
             if self.offered.get(neighbor.name) is not now[group]:
                 self.offered[neighbor.name] = now[group]
                 self.speaker.set(neighbor.name, now[group])
         self._made, self.not_followed = now, tuple(not_followed.values())
+        if len(self._made_of_terms) > TERMS_MOST:
+            self._made_of_terms.clear()
 
 
 def _told_of(neighbor: Neighbor) -> frozenset[str]:
