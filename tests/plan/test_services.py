@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samepath.model.cluster import (
+    Allocation,
     Cluster,
     Endpoint,
     EndpointSlice,
@@ -188,6 +189,8 @@ def test_classes_and_addresses() -> None:
     assert [r.why for r in rows(world(other))] == [Why.CLASS_NOT_OURS]
     empty = Service("default", "web", (ServicePort(80),), load_balancer=True)
     assert [r.why for r in rows(world(empty))] == [Why.NO_ADDRESS]
+    given = web(load_balancer_class="example.com/lb", allocation=Allocation(("main",)))
+    assert [r.why for r in rows(world(given))] == [Why.NO_ENDPOINTS]
     ours = web(load_balancer_class="samepath.dev/bgp")
     assert [r.why for r in rows(world(ours))] == [Why.NO_ENDPOINTS]
 

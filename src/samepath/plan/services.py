@@ -24,9 +24,7 @@ from samepath.model.cluster import Cluster, Node, NodeDrain, Service, Target
 from samepath.model.config import Advertise
 from samepath.model.memo import Last, Memo
 from samepath.model.net import Address, PrefixSet, family_of
-
-OUR_CLASS = "samepath.dev/bgp"
-"""`spec.loadBalancerClass` of services that are ours; so are those without a class."""
+from samepath.plan.allocation_rules import CLASS
 
 
 class State(enum.Enum):
@@ -67,7 +65,7 @@ class Why(enum.Enum):
     DRAIN_OVER = (State.WITHDRAWN, "drained: no flow was left, or the deadline passed")
     NO_ADDRESS = (State.WITHDRAWN, "status.loadBalancer.ingress has no address")
     ADDRESS_TAKEN = (State.WITHDRAWN, "the address is the node's own or a neighbour's")
-    CLASS_NOT_OURS = (State.WITHDRAWN, f"spec.loadBalancerClass is not {OUR_CLASS}")
+    CLASS_NOT_OURS = (State.WITHDRAWN, f"spec.loadBalancerClass is not {CLASS}")
 
     def __init__(self, state: State, text: str) -> None:
         self.state = state
@@ -169,7 +167,9 @@ def _rows(view: View, service: Service) -> Iterator[Row]:
 
 
 def is_ours(service: Service) -> bool:
-    return service.load_balancer_class in (None, OUR_CLASS)
+    """Without a class, or of ours. What our controller gave addresses to is, whatever class it was
+    configured with."""
+    return service.load_balancer_class in (None, CLASS) or bool(service.allocation.pools)
 
 
 def service_addresses(service: Service, advertise: Advertise) -> Iterable[tuple[Address, Reach]]:

@@ -39,6 +39,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -187,7 +188,8 @@ class Claiming:
         for claim in self._watched().values():
             is_left = claim.pending and claim.node == node and claim.block != block
             newer = self._learned.get(claim.name)
-            is_old_news = newer is not None and newer.uid == claim.uid
+            # What was confirmed since is no leftover.
+            is_old_news = newer is not None and newer.uid == claim.uid and not newer.pending
             if is_left and claim.uid not in self._deleted and not is_old_news:
                 await self._back_off(claim)
 
@@ -303,13 +305,17 @@ class KubeClaims:
         self._in_sync = in_sync
         self._claiming = Claiming(api, objects)
         self._turn = threading.Lock()
+        self._asked_at = -math.inf
+        """When it was tried last to end doubts."""
 
     def owners(self) -> Mapping[Block, str]:
         with self._turn:
             if not self._in_sync():
                 raise ClaimsError("BlockClaims: the API server has not been read as yet")
             now = time.monotonic()
-            if self._claiming.has_doubts(now):
+            # A server that is away must not hold up every look for as long as it may take.
+            if now - self._asked_at >= ASK_S and self._claiming.has_doubts(now):
+                self._asked_at = now
                 with contextlib.suppress(ClaimsError):  # what is known stands
                     self._wait(self._claiming.settle(now))
             return self._claiming.owners(now)
