@@ -22,6 +22,8 @@ APART = (
     "tests/bgp/test_bgp_fuzz",
     "tests/lab/test_lab_survival",
     "tests/lab/test_lab_foreign_survival",
+    "tests/lab/test_lab_api_server",
+    "tests/kubernetes/",
     "tests/programs/test_gateway_bpf",
     "tests/programs/test_gateway_adversary",
     "tests/programs/test_agent_mesh",
@@ -29,7 +31,9 @@ APART = (
     "tests/interop/test_interop_md5",
 )
 FIRST = (
+    "tests/lab/test_lab_api_server",
     "tests/lab/test_lab_survival",
+    "tests/kubernetes/",
     "tests/interop/test_interop_llgr",
     "tests/lab/test_lab_foreign_survival",
     "tests/interop/test_interop_bgp",

@@ -191,7 +191,7 @@ def ready(made: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return made
 
 
-def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "not in time"

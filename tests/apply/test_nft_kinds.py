@@ -37,7 +37,7 @@ from samepath.model.net import parse_address
 from samepath.plan import flows
 from samepath.plan.ruleset import Claim
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 NODE_PORTS = (30080, 30053)
 CLIENT = ("192.0.2.2", "2001:db8:2::2")

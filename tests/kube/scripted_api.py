@@ -89,7 +89,7 @@ def status(code: int, reason: str, message: str, **more: Any) -> web.Response:
     return web.json_response(body, status=code)
 
 
-async def eventually(condition: Callable[[], Any], limit_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Any], limit_s: float = 60.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.005)

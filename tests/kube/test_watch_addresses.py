@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,8 @@ def slowly(text: str) -> bytes | None:
     special = address.is_unspecified or address.is_loopback or address.is_multicast
     if special or address.is_link_local or text == "255.255.255.255":
         return None
+    if "%" in text or (address.version == 6 and address.ipv4_mapped is not None):
+        return None
     return address.packed
 
 
@@ -39,3 +42,12 @@ def test_an_address_is_read_as_by_the_standard_library(text: str) -> None:
     except ValueError:
         found = None
     assert found == slowly(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["fe80::1%a\nb", "2001:db8::1%eth0", "::ffff:127.0.0.1", "::ffff:192.0.2.1"]
+)
+def test_an_address_with_something_else_in_it_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="zone|IPv4") as caught:
+        reading.unicast(text)
+    assert "\n" not in str(caught.value)

@@ -159,7 +159,7 @@ def eventually() -> Callable[..., Any]:
     """`eventually(lambda: ...)` waits for something true, and gives it."""
     from time import monotonic, sleep
 
-    def wait(condition: Callable[[], Any], limit_s: float = 15.0) -> Any:
+    def wait(condition: Callable[[], Any], limit_s: float = 60.0) -> Any:
         end = monotonic() + limit_s
         while not (found := condition()):
             assert monotonic() < end, "not in time"

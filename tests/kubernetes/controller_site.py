@@ -23,7 +23,7 @@ QUICK = {"duration_s": 3, "renew_deadline_s": 2.0, "retry_s": 0.3}
 """Of a Lease, so that tests need not wait."""
 
 
-def until(condition: Callable[[], Any], limit_s: float = 20.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 60.0, what: str = "") -> Any:
     end = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < end, f"not in time: {what}"

@@ -25,7 +25,7 @@ from samepath.plan.addresses import Block
 from samepath.plan.blocks import Next, Situation
 from samepath.programs.claims import KubeClaims
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(360)]
 
 
 class Node:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from controller_site import Site, until
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(360)]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from samepath.kube.crds import KINDS, definition
 from samepath.lab.api_server import ApiServer
 from samepath.model.config import Kubernetes
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 AWAY_S = 20.0
 

@@ -13,7 +13,7 @@ from agent_stage import HOST, VIP, VIP6, Router, bgp_peer, node, ours, pool, ser
 
 from samepath.lab.api_server import ApiServer
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 SESSION = "n1-10-83-0-1"
 

@@ -31,7 +31,7 @@ HOST, HOST6 = f"{VIP}/32", f"{VIP6}/128"
 Json = dict[str, Any]
 
 
-def until(condition: Callable[[], Any], limit_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 60.0) -> Any:
     end = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < end, "not in time"

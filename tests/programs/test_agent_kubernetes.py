@@ -29,7 +29,7 @@ from agent_stage import (
     until,
 )
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 
 class FolderStage(Stage):
@@ -176,7 +176,7 @@ def test_a_password_is_a_file_for_as_long_as_it_is_needed(stage: FolderStage) ->
 def test_sessions_stand_while_other_objects_change(stage: FolderStage) -> None:
     one = stage.router(1)
     stage.serve(bgp_peer("gw1"), pool(), ours("BGPAdvertisement", "all"))
-    until(lambda: one.is_up() and HOST in one.told())
+    until(lambda: one.is_up() and HOST in one.told() and one.peer()["end_of_rib"])
     before = one.peer()
     history = len(one.ask("history"))
     for turn in range(25):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "apply"))
 from flows import Client, Server
 from test_agent import PODS4, VIPS, World, put, serving, until
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(360)]
 
 NODES = ("10.83.0.11", "2001:db8:83::11")
 NODE_PORT, CHECK_PORT = 30080, 30100

@@ -136,7 +136,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.netns
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(360)
 def test_claims_that_somebody_deletes_under_living_pods(world: World) -> None:
     claims = world.folder / "shared" / "claims.json"
     claims.parent.mkdir()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samepath.kube.objects import object_key
 from samepath.model.cluster import (
-    Cluster,
     Endpoint,
     EndpointSlice,
     IPPool,
@@ -109,26 +111,85 @@ def config(**more: Any) -> AgentConfig:
     )
 
 
-worlds = st.builds(
-    lambda cluster, proxy, cluster_ips, taken, neighbors: World(
-        cluster,
-        config(service_proxy=proxy, advertise=Advertise(cluster_ips=cluster_ips)),
-        frozenset(taken),
-        frozenset(neighbors),
+FIRST: list[Object] = [
+    Node("n1"),
+    IPAddressPool(name="p1", addresses=(Range(VIPS[0], VIPS[1]),)),
+    BGPAdvertisement(name="x", service_selectors=(SELECTOR,)),
+    *(
+        Service(
+            "default",
+            name,
+            (ServicePort(80),),
+            load_balancer=True,
+            load_balancer_ips=(vip,),
+            external_local=name == "a",
+            health_check_node_port=30000 if name == "a" else None,
+            labels=LABELS[1],
+        )
+        for name, vip in zip("abc", VIPS, strict=False)
     ),
-    st.lists(things, max_size=12).map(make_cluster),
-    st.sampled_from(("nftables", "none")),
-    st.booleans(),
-    st.lists(st.sampled_from(VIPS), max_size=1),
-    st.lists(st.sampled_from(("gw1", "gw2")), max_size=2),
+    *(
+        EndpointSlice(
+            "default",
+            f"s{number}",
+            name,
+            Family.IPV4,
+            (SlicePort(8080),),
+            (Endpoint(A("10.1.0.5"), "n1"), Endpoint(A("10.2.0.5"), "n2")),
+        )
+        for number, name in enumerate("abc", 1)
+    ),
+]
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a decision depends on."""
+
+    objects: Mapping[str, Object]
+    proxy: Literal["nftables", "none"] = "nftables"
+    cluster_ips: bool = False
+    taken: frozenset[bytes] = frozenset()
+    neighbors: frozenset[str] = frozenset({"gw1"})
+    in_place: frozenset[bytes] = frozenset(VIPS)
+    drained: frozenset[bytes] = frozenset()
+
+
+some_vips = st.frozensets(st.sampled_from(VIPS))
+Step = Object | str | tuple[str, Any]
+"""An object as it is now; the key of one that is gone; or something else, and its value."""
+steps: st.SearchStrategy[Step] = st.one_of(
+    things,
+    things,
+    st.sampled_from([object_key(thing) for thing in FIRST]),
+    st.tuples(st.just("proxy"), st.sampled_from(("nftables", "none"))),
+    st.tuples(st.just("cluster_ips"), st.booleans()),
+    st.tuples(st.sampled_from(("taken", "in_place", "drained")), some_vips),
+    st.tuples(st.just("neighbors"), st.frozensets(st.sampled_from(("gw1", "gw2")))),
 )
 
 
-def plan(serving: Serving, world: World, in_place: list[int], drained: list[int]) -> None:
-    if world.config.service_proxy != "none":
-        serving.in_place = frozenset(VIPS[i] for i in in_place)
-    serving.drains.update([VIPS[i] for i in drained], 0.0)
+def after(state: State, step: Step) -> State:
+    if isinstance(step, tuple):
+        name, value = step
+        return replace(state, **{name: value})
+    if isinstance(step, str):
+        return replace(state, objects={k: t for k, t in state.objects.items() if k != step})
+    return replace(state, objects={**state.objects, object_key(step): step})
+
+
+def plan(serving: Serving, state: State) -> None:
+    if state.proxy != "none":
+        serving.in_place = state.in_place
+    serving.drains.update(state.drained, 0.0)
     serving.drains.counted({}, 1e9, 1.0)
+    advertise = Advertise(cluster_ips=state.cluster_ips)
+    world = World(
+        make_cluster(state.objects.values()),
+        config(service_proxy=state.proxy, advertise=advertise),
+        state.taken,
+        state.neighbors,
+    )
     asyncio.run(serving.plan(world))
 
 
@@ -145,32 +206,28 @@ def what(serving: Serving) -> tuple[object, ...]:
     )
 
 
-indices = st.lists(st.integers(0, 3), max_size=4)
-
-
-@given(st.lists(st.tuples(worlds, indices, indices), min_size=1, max_size=5))
-def test_what_was_decided_before_does_not_matter(
-    steps: list[tuple[World, list[int], list[int]]],
-) -> None:
+@settings(max_examples=300, deadline=None)
+@given(st.lists(steps, min_size=1, max_size=8))
+def test_what_was_decided_before_does_not_matter(changes: list[Step]) -> None:
+    state = State({object_key(thing): thing for thing in FIRST})
     old = Serving(FakeKernel())
-    for step in steps:
+    plan(old, state)
+    for change in changes:
+        state = after(state, change)
         new = Serving(FakeKernel())
-        plan(old, *step)
-        plan(new, *step)
+        plan(old, state)
+        plan(new, state)
         assert what(old) == what(new)
 
 
 def test_a_change_that_changes_no_row_leaves_the_offers_alone() -> None:
     """With policy Cluster the endpoints come and go, and nobody is told anything."""
-    service = Service(
-        "default", "a", (ServicePort(80),), load_balancer=True, load_balancer_ips=VIPS[:1]
-    )
     serving, offers = Serving(FakeKernel()), []
+    state = State({object_key(thing): thing for thing in FIRST})
     for ready in (True, False):
         ends = (Endpoint(A("10.1.0.5"), "n2"), Endpoint(A("10.2.0.5"), "n2", ready, ready))
-        part = EndpointSlice("default", "s", "a", Family.IPV4, (SlicePort(8080),), ends)
-        cluster: Cluster = make_cluster([Node("n1"), service, part])
-        plan(serving, World(cluster, config(), frozenset()), [0], [])
+        part = EndpointSlice("default", "s2", "b", Family.IPV4, (SlicePort(8080),), ends)
+        plan(serving, after(state, part))
         offers.append(serving.offers)
-    assert offers[0]
+    assert VIPS[1] in offers[0]
     assert offers[0] is offers[1]
