@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from samepath.kube.resources import Resource
+from samepath.kube.texts import one_line
 from samepath.kube.wire import Status, WireError, decode_status
 
 _USER = re.compile(r'User "([^"]+)"')
@@ -101,8 +102,7 @@ def refusal(asked: Asked, code: int, octets: bytes, retry_after: str | None = No
     try:
         status = decode_status(octets)
     except WireError:
-        text = " ".join(octets[:300].decode(errors="replace").split())
-        status = Status(code=code, message=text)
+        status = Status(code=code, message=octets[:300].decode(errors="replace"))
     seconds: float | None = None
     if retry_after is not None and retry_after.isdigit():
         seconds = float(retry_after)
@@ -115,7 +115,7 @@ def refusal(asked: Asked, code: int, octets: bytes, retry_after: str | None = No
     elif code == 401:
         text = f"{asked} refused: the server does not accept our credentials (401)"
     else:
-        said = f": {status.message}" if status.message else ""
+        said = f": {one_line(status.message)}" if status.message else ""
         text = f"{asked} refused{said} ({code}{f' {status.reason}' if status.reason else ''})"
     return ApiError(code, status.reason, text, retry_after_s=seconds)
 

@@ -37,6 +37,7 @@ from samepath.kube.pools import overlaps
 from samepath.kube.resources import Resource
 from samepath.kube.said import Said
 from samepath.kube.source import Refusal
+from samepath.kube.texts import one_line
 from samepath.kube.vanished import Vanished
 from samepath.kube.watch import Wanted, Watch
 from samepath.kube.wire import ObjectMeta, WireError, decode_object
@@ -311,7 +312,9 @@ def _time(wall_s: float) -> str:
 
 
 def label(resource: Resource, namespace: str, name: str) -> str:
-    return f"{resource.kind} {namespace}/{name}" if namespace else f"{resource.kind} {name}"
+    # Of a name that is none the parser has not yet said so.
+    text = f"{resource.kind} {namespace}/{name}" if namespace else f"{resource.kind} {name}"
+    return one_line(text)
 
 
 def _reader(resource: Resource) -> Callable[[msgspec.Raw, ObjectMeta], Object | None]:

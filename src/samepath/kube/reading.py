@@ -106,11 +106,16 @@ def unicast(text: str) -> Address:
     if packed is not None:
         return packed
     address = ipaddress.ip_address(text)
+    shown = repr(text) if "%" in text else text  # what follows a % may be any text
     for name in ("unspecified", "loopback", "multicast", "link_local"):
         if getattr(address, f"is_{name}"):
-            raise ValueError(f"{text} is {name.replace('_', '-')}")
+            raise ValueError(f"{shown} is {name.replace('_', '-')}")
     if text == "255.255.255.255":
         raise ValueError(f"{text} is broadcast")
+    if "%" in text:
+        raise ValueError(f"{shown} has a zone")
+    if address.version == 6 and address.ipv4_mapped is not None:
+        raise ValueError(f"{text} is an IPv4 address in IPv6 (RFC 4291 §2.5.5)")
     return address.packed
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from samepath.kube.texts import one_line
+
 SAID_AT_ONCE = 50
 """Lines of one kind; of more the number is said."""
 
@@ -21,7 +23,7 @@ class Said:
 
     def say(self, wrong: Iterable[str]) -> None:
         """What is newly wrong, or no longer."""
-        now = frozenset(wrong)
+        now = frozenset(map(one_line, wrong))
         news = ((logging.WARNING, "refused", now - self._said),)
         for level, word, texts in (*news, (logging.INFO, "in order again", self._said - now)):
             for text in sorted(texts)[:SAID_AT_ONCE]:

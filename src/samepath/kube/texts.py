@@ -12,6 +12,15 @@ from __future__ import annotations
 
 import enum
 
+LINE_LIMIT = 1000
+
+
+def one_line(text: str) -> str:
+    """What others have written, for a log or a terminal: no control characters, and not endless."""
+    shown = " ".join(text[: LINE_LIMIT + 1].split())
+    shown = "".join(c if c.isprintable() else "?" for c in shown)
+    return shown if len(text) <= LINE_LIMIT else f"{shown[:LINE_LIMIT]}…"
+
 
 class Is(enum.Enum):
     """What a text is."""

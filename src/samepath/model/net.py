@@ -52,6 +52,8 @@ def family_of(address: Address) -> Family:
 
 def parse_address(text: str) -> Address:
     """Packed octets of `text`. Raises ValueError for anything but a plain IPv4 or IPv6 address."""
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone")
     return ipaddress.ip_address(text).packed
 
 
