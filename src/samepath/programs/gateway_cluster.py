@@ -80,7 +80,7 @@ class FromCluster:
         self._since = now
         self._cluster = Cluster()
         self._objects: Mapping[str, Object] | None = None
-        self._relevant: dict[str, Object] = {}
+        self._relevant: Mapping[str, Object] = {}
         self._gone_since: dict[Address, float] = {}
         self._look_at = self._pause_until = -math.inf
         self._has_news = False
@@ -289,7 +289,7 @@ class _Alive:
             math.inf if nodes is None or nodes.gone_grace_s is None else nodes.gone_grace_s
         )
         self.gateway, self.gone_since, self.now = gateway, gone_since, now
-        self.known: set[Address] | None = None
+        self.known: frozenset[Address] | None = None
 
     def __call__(self, address: Address) -> bool:
         if self.now - self.gone_since.get(address, self.now) >= self.grace_s:

@@ -240,12 +240,12 @@ def _services(theirs: Theirs, given: Data, imported: Imported) -> None:
     for key, ours in (("serviceExternalIPs", "external_ips"), ("serviceClusterIPs", "cluster_ips")):
         cidrs = _cidrs(theirs, given, key)
         if cidrs or ours == "external_ips":
-            told, more = "true" if cidrs else "false", ""
+            value, more = "true" if cidrs else "false", ""
             if cidrs and ours == "external_ips":
-                told = f"[{', '.join(repr(cidr) for cidr in cidrs)}]"
+                value = f"[{', '.join(repr(cidr) for cidr in cidrs)}]"
             elif cidrs:
                 more = "; each service's address, not only those of these CIDRs"
-            line = f"agent.yaml: `advertise: {{{ours}: {told}}}`"
+            line = f"agent.yaml: `advertise: {{{ours}: {value}}}`"
             imported.say(title, f"spec.{key}", Fate.TO_DO, line + more)
 
 
