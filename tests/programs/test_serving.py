@@ -115,6 +115,7 @@ FIRST: list[Object] = [
     Node("n1"),
     IPAddressPool(name="p1", addresses=(Range(VIPS[0], VIPS[1]),)),
     BGPAdvertisement(name="x", service_selectors=(SELECTOR,)),
+    BGPAdvertisement(name="y", communities=("65000:1",)),
     *(
         Service(
             "default",
@@ -162,6 +163,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     things,
     things,
     st.sampled_from([object_key(thing) for thing in FIRST]),
+    st.sampled_from([replace(thing, labels={}) for thing in FIRST if isinstance(thing, Service)]),
     st.tuples(st.just("proxy"), st.sampled_from(("nftables", "none"))),
     st.tuples(st.just("cluster_ips"), st.booleans()),
     st.tuples(st.sampled_from(("taken", "in_place", "drained")), some_vips),
@@ -207,9 +209,11 @@ def what(serving: Serving) -> tuple[object, ...]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(steps, min_size=1, max_size=8))
-def test_what_was_decided_before_does_not_matter(changes: list[Step]) -> None:
-    state = State({object_key(thing): thing for thing in FIRST})
+@given(st.sampled_from(("nftables", "none")), st.lists(steps, min_size=1, max_size=8))
+def test_what_was_decided_before_does_not_matter(
+    proxy: Literal["nftables", "none"], changes: list[Step]
+) -> None:
+    state = State({object_key(thing): thing for thing in FIRST}, proxy)
     old = Serving(FakeKernel())
     plan(old, state)
     for change in changes:
