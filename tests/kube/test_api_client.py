@@ -74,6 +74,21 @@ def test_paging_that_took_too_long_begins_again_with_one_page(tmp_path: Path) ->
     assert ([i["metadata"]["name"] for i in items], version) == (["a"], "5")
 
 
+def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samepath.kube.api.PAGES_MOST", 3)
+
+    async def answer(request: web.Request) -> web.Response:
+        meta = {"resourceVersion": "1", "continue": "more"}
+        return web.json_response({"metadata": meta, "items": [named("a")]})
+
+    async def say(api: Api, scripted: Scripted) -> Any:
+        with pytest.raises(Unreachable, match="without end"):
+            await api.list(SERVICES)
+        return len(scripted.asked)
+
+    assert talk(answer, tmp_path, say) == 3
+
+
 def test_writes_say_what_they_are(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.json_response(named("a"))

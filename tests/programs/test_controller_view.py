@@ -208,7 +208,8 @@ USE = PoolUse("", {Family.IPV4: 1, Family.IPV6: 0}, {Family.IPV4: 2, Family.IPV6
 def test_states_of_pools() -> None:
     said = Said()
     api: Any = said
-    made = PoolStates(api)
+    leads = [True]
+    made = PoolStates(api, lambda: leads[0])
 
     async def run() -> None:
         said.stands = [{"metadata": {"name": "a", "uid": "ua"}}]
@@ -222,7 +223,7 @@ def test_states_of_pools() -> None:
         assert len(said.patched) == 1, "it stands"
         # Another controller finds it as it is.
         said.stands = [{"metadata": {"name": "a"}, "status": status}]
-        other = PoolStates(api)
+        other = PoolStates(api, lambda: True)
         await other.read_all(0.0)
         await other.write({"a": USE}, 0.0)
         assert len(said.patched) == 1
@@ -239,5 +240,9 @@ def test_states_of_pools() -> None:
         assert again_at > 7.0 + PAUSE_S, "what failed waits"
         await made.write({"a": USE}, 30.0)
         assert not made.errors
+        # Another leads by now.
+        before, leads[0] = len(said.patched), False
+        await made.write({"a": refused}, 60.0)
+        assert len(said.patched) == before
 
     asyncio.run(run())

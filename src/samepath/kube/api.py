@@ -27,6 +27,8 @@ from samepath.model.config import Kubernetes
 
 PAGE_LIMIT = 512 << 20
 """Octets of one page of a list. A server may ignore `limit` when it answers from its cache."""
+PAGES_MOST = 5_000
+"""Of one list; with 500 objects each that is far more than etcd holds."""
 PAUSE_S = 60.0
 """How long a list may pause while it arrives."""
 FIELD_MANAGER = "samepath"
@@ -163,7 +165,7 @@ class Api:
         """A list, page by page. ApiError 410 in the middle: it has taken too long, begin again."""
         asked = Asked("list", resource, namespace)
         terms = {**query, **({"limit": str(limit)} if limit else {})}
-        while True:
+        for _ in range(PAGES_MOST):
             octets = await self._http.octets("GET", asked, terms, pause_s=pause_s, limit=PAGE_LIMIT)
             try:
                 # In a thread: taking apart megabytes must not hold up a session.
@@ -178,6 +180,7 @@ class Api:
             terms = {**terms, "continue": page.metadata.continue_}
             terms.pop("resourceVersion", None)
             terms.pop("resourceVersionMatch", None)
+        raise Unreachable(0, "", f"{asked}: a list without end ({PAGES_MOST} pages)")
 
     def watch(
         self,

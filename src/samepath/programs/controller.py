@@ -83,7 +83,7 @@ class Controller:
         # What was begun as the leader has ended before another may be it.
         write_s = 0.8 * (terms.duration_s - terms.renew_deadline_s)
         self.states = ServiceStates(self.api, self._may_write, write_s)
-        self.pools = PoolStates(self.api)
+        self.pools = PoolStates(self.api, self._may_write)
         self.dead_nodes = DeadNodes(
             self.api, self.events, self._may_write, config.dead_node_grace_s
         )

@@ -11,7 +11,7 @@ Standards: Kubernetes API conventions (status, conditions); MetalLB's IPAddressP
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ _MOST = (1 << 63) - 1
 @dataclass(slots=True)
 class PoolStates:
     api: Api
+    may_write: Callable[[], bool]
+    """Whether we lead; asked before each write."""
     errors: dict[str, str] = field(default_factory=dict)
     """By name of the pool."""
     uids: dict[str, str] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class PoolStates:
     async def write(self, pools: Mapping[str, PoolUse], now: float) -> tuple[list[str], float]:
         """Brings states up to date. The pools of which it is new that they are refused; and when to
         come again, for those that had to wait (inf: there are none)."""
-        refused, again_at = [], math.inf
+        refused, again_at = list[str](), math.inf
         for name in self._stands.keys() - pools.keys():
             del self._stands[name]
             self.errors.pop(name, None)
@@ -66,6 +68,8 @@ class PoolStates:
             if due_at > now:
                 again_at = min(again_at, due_at)
                 continue
+            if not self.may_write():
+                return refused, again_at
             self._written_at[name] = now
             try:
                 patch = {"status": wanted}
