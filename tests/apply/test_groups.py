@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from service_site import V4, B, Site, fake_site, node, service, target
 
+from samepath.apply.row import LOOK_AT_LEAST_S
 from samepath.hashing.table import Member, Table, build
+from samepath.model.net import parse_address
 from samepath.model.ours import slot_of
 from samepath.netlink.fake import FakeKernel
+from samepath.netlink.objects import BucketState
 from samepath.netlink.ops import DeleteNextHop, PutGroup, PutRoutes
 from samepath.plan.gateway import Target
 
@@ -49,6 +52,34 @@ def test_departed_next_hop_moves_at_once_and_nothing_else(site: Site) -> None:
         assert new == old or old == node(2) or new != node(2)
     assert after.count(node(2)) == 0
     assert differing(before, after) == before.count(node(2)) or after != wanted(1, 3)
+
+
+def test_a_departed_next_hop_does_not_wait_for_idle_times() -> None:
+    """They take as long to read as a group to write. Those that wait are looked at soon after."""
+
+    class Counting(FakeKernel):
+        reads = 0
+
+        def bucket_state(self, group_id: int) -> BucketState:
+            self.reads += 1
+            return super().bucket_state(group_id)
+
+    kernel = Counting()
+    site = Site(kernel, kernel.add_link("eth0", (parse_address("10.9.0.254"), 16)))
+    site.routes.idle_timer_s = 0.0
+    site.want({1: target(1, 2)})
+    kernel.reads = 0
+    site.want({1: target(2, 3)})  # 1 is gone, and some of 2's go to 3 when they are idle
+    assert kernel.reads == 0
+    row = site.routes.rows.of[V4][service(1)]
+    assert row.present is not None
+    assert row.present.count(node(1)) == 0
+    assert row.waiting
+    assert row.look_at - site.now <= LOOK_AT_LEAST_S
+    site.now += LOOK_AT_LEAST_S
+    site.work()
+    assert kernel.reads == 1
+    assert site.owners(1) == wanted(2, 3)
 
 
 def test_added_next_hop_waits_for_idle_buckets(site: Site) -> None:

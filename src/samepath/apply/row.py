@@ -122,7 +122,8 @@ class Row:
         now: float,
     ) -> Step | None:
         """The next step of this row; None when no next hop is usable. `idle_s` is asked only when
-        a move waits for its bucket to be idle."""
+        a move waits for its bucket to be idle, and no bucket of a dead owner waits for the answer:
+        that takes as long as to write the group, and a hundred others may be in the same need."""
         members = self.target.members(usable)
         if not members:
             return None
@@ -131,7 +132,7 @@ class Row:
             return Step(self.want, (), ())
         living = [hop.address for hop in self.target.hops if usable(hop.address)]
         first = step(self.present, self.want, living=living, idle_s=None, idle_timer_s=idle_timer_s)
-        if not first.waiting:
+        if not first.waiting or first.moved:
             return first
         idle = idle_s()
         if idle is None:
@@ -155,7 +156,7 @@ class Row:
         self.look_at = math.inf
         if not to.waiting:
             return
-        rest = idle_timer_s
+        rest = 0.0  # not read yet
         if idle is not None:
             rest = min(idle_timer_s - idle[m.bucket] for m in to.waiting)
         if deadline_s is not None:
