@@ -68,7 +68,7 @@ class KeptClaims:
             if any(block.contains(needed.address) for block in ours):
                 continue
             block = self._block_of(needed)
-            owner = "" if block is None else self._claims.claim(block, self._node)
+            owner = "" if block is None else self._claim(block, owners)
             if block is not None and owner is None:
                 owners[block] = self._node
                 ours.append(block)
@@ -80,6 +80,15 @@ class KeptClaims:
             log.error("%s", self.text)
         self._were_ours = frozenset(ours)
         return owners
+
+    def _claim(self, block: Block, owners: Mapping[Block, str]) -> str | None:
+        """Who has it; None: we do. Of one that is known to be another's nobody is asked: this is
+        looked at again with every pod that comes."""
+        for other, owner in owners.items():
+            # A word in parentheses may follow the name: a claim of ours that is in doubt.
+            if other.overlaps(block) and owner.partition(" ")[0] != self._node:
+                return owner
+        return self._claims.claim(block, self._node)
 
     def _block_of(self, needed: Needed) -> Block | None:
         """As it was when we had it, else as its pool is cut now."""
