@@ -36,10 +36,12 @@ class ServiceAddresses:
         self._there: dict[Address, tuple[int, int]] | None = None
         """Prefix length and protocol of each address of `lo`, as last read, and what we have done
         since; None: not known."""
+        self._settled_for: Collection[Address] | None = None
+        """All was as wanted; None: it was not, or we do not know."""
 
     def read_again(self) -> None:
         """Somebody else may have changed them."""
-        self._there = None
+        self._there = self._settled_for = None
 
     def reconcile(self, wanted: Collection[Address]) -> bool:
         """One pass. True if all is as wanted; else it is to be called again."""
@@ -49,6 +51,8 @@ class ServiceAddresses:
 
     def work(self, wanted: Collection[Address]) -> Iterator[int]:
         """The pass in small steps; `errors` says at the end whether all is as wanted."""
+        if self._settled_for is wanted:
+            return
         there = self._read() if self._there is None else self._there
         ops: list[Op] = [
             PutAddress(self._index, address, len(address) * 8, is_source=False)
@@ -74,8 +78,9 @@ class ServiceAddresses:
         if errors:
             self._there = None
         self.errors = errors
-        if ops or self.installed != wanted:
-            self.installed = frozenset(address for address in wanted if address not in errors)
+        self.installed = frozenset(wanted) - errors.keys()
+        is_settled = self.in_sync and self._there is not None
+        self._settled_for = wanted if is_settled and isinstance(wanted, frozenset) else None
 
     def _read(self) -> dict[Address, tuple[int, int]]:
         self._index = next(link.index for link in self.kernel.links() if link.name == LOOPBACK)

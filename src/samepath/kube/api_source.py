@@ -44,12 +44,14 @@ from samepath.kube.wire import ObjectMeta, WireError, decode_object
 from samepath.model.cluster import IPPool, Object
 from samepath.model.documents import Document, DocumentError
 
-PACE_S = 0.1
+PACE_S = 0.05
 """Between two new mappings."""
 PATIENCE_S = 5.0
 """So long the server has before what the last process knew is used."""
 KEEP_S = 5.0
 """Between two looks at whether there is something new to keep."""
+KEEP_SHARE = 0.005
+"""Of the time, at most, goes into keeping it: a large cluster changes all the time."""
 
 log = logging.getLogger(__name__)
 
@@ -168,14 +170,18 @@ class ApiSource:
             self._is_patience_over = True
             self._news.set()
         written: Mapping[str, Object] | None = None
+        write_at = 0.0
         try:
             while True:
                 await asyncio.sleep(KEEP_S)
                 if self.in_sync:
                     kept.alive()
-                if self._is_read and self.objects is not written:
+                began = time.monotonic()
+                if self._is_read and self.objects is not written and began >= write_at:
                     written = self.objects
                     await asyncio.to_thread(self._write, kept)
+                    now = time.monotonic()
+                    write_at = now + (now - began) / KEEP_SHARE
         finally:
             if self._is_read and self.objects is not written:
                 self._write(kept)

@@ -25,7 +25,7 @@ def changed(old: Mapping[Key, Any], new: Mapping[Key, Any]) -> set[Key]:
         return set()
     get = old.get
     found = {key for key, value in new.items() if (former := get(key)) is not value != former}
-    if found or len(old) != len(new):
+    if len(old) + sum(key not in old for key in found) != len(new):
         found.update(old.keys() - new.keys())
     return found
 

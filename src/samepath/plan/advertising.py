@@ -28,6 +28,7 @@ Standards: MetalLB's BGPAdvertisement and IPAddressPool for the vocabulary; RFC 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -178,8 +179,7 @@ def terms(
     known: dict[tuple[int, Offer], Terms] = {}
     plain: dict[int, Terms] = {}
     for address, offer in offers.items():
-        family = family_of(address)
-        host = family, host_nlri(address)
+        host = _host(address)
         rules = said.get(address)
         if rules is None:
             if id(offer) not in plain:
@@ -188,7 +188,7 @@ def terms(
             continue
         if id(rules) not in for_it:
             for_it[id(rules)] = tuple(r for r in rules if r.is_for(names))
-        single: dict[str, tuple[Rule, list[Offer]]] = {}
+        family, single = host[0], dict[str, tuple[Rule, list[Offer]]]()
         for rule in for_it[id(rules)]:
             length = rule.lengths.get(family, family.bits)
             if length == family.bits:
@@ -204,6 +204,11 @@ def terms(
     for prefix, by_rule in aggregates.items():
         found[prefix] = _terms(prefix, by_rule, refused)
     return found, tuple(refused.values())
+
+
+@functools.lru_cache(maxsize=65536)
+def _host(address: Address) -> Prefix:
+    return family_of(address), host_nlri(address)
 
 
 def _terms(

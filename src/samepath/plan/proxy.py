@@ -127,8 +127,9 @@ def _whole(parts: Mapping[str, Part], networks: Elements, last: Ruleset) -> Rule
             _put_in(key, after, owners, shares)
     if any(p.addresses != q.addresses for _, p, q in pairs):
         addresses = frozenset(itertools.chain.from_iterable(p.addresses for p in parts.values()))
-    if any(p.chains != q.chains for _, p, q in pairs):
-        chains = frozenset(itertools.chain.from_iterable(p.chains for p in parts.values()))
+    come = frozenset[str]().union(*(q.chains for _, _, q in pairs))
+    gone = frozenset[str]().union(*(p.chains for _, p, _ in pairs)) - come
+    chains = (chains | come) - {c for c in gone if not any(c in p.chains for p in parts.values())}
     digest = _digest(parts, networks)
     return Ruleset(parts, owners, shares, networks, addresses, chains, digest)
 
@@ -157,8 +158,7 @@ def _take_out(
 
 def _digest(parts: Mapping[str, Part], networks: Elements) -> str:
     digest = blake2b((BASE + OUTGOING).encode(), digest_size=10)
-    # With its name, since the first of two that claim the same has it.
-    digest.update(b"".join(key.encode() + b"\0" + parts[key].digest for key in sorted(parts)))
+    digest.update(b"".join([parts[key].digest for key in sorted(parts)]))
     digest.update(repr(sorted((n, *sorted(v)) for n, v in networks.items())).encode())
     return digest.hexdigest()
 
@@ -308,6 +308,8 @@ class _Builder:
     def part(self) -> Part:
         claims = {claim: tuple(items) for claim, items in self.claims.items()}
         text = repr((sorted(claims.items()), sorted(self.shared)))
+        # With its name, since the first of two that claim the same has it.
+        name = self.service.key.encode() + b"\0"
         return Part(
             claims,
             frozenset(self.shared),
@@ -315,7 +317,7 @@ class _Builder:
             self.targets,
             self.kept,
             frozenset(self.addresses),
-            blake2b(text.encode(), digest_size=10).digest(),
+            name + blake2b(text.encode(), digest_size=10).digest(),
         )
 
 
