@@ -97,6 +97,18 @@ def test_our_kinds_are_deleted_and_made_again(stage: KubeStage, router: Router) 
     assert router.peer()["flaps"] == 0
 
 
+def test_another_host_has_our_nodes_name(stage: KubeStage, router: Router) -> None:
+    def said() -> list[str]:
+        return [s["text"] for s in stage.status()["settings"] if "same node name" in s["text"]]
+
+    assert said() == []
+    other = node("n1")
+    other["status"]["addresses"] = [{"type": "InternalIP", "address": "10.83.0.99"}]
+    stage.put(other)
+    (text,) = until(said)
+    assert "10.83.0.99" in text
+
+
 def test_somebody_elses_addresses_are_no_external_ips(stage: KubeStage, router: Router) -> None:
     thief = service("aaa", ())
     thief["spec"] = {**thief["spec"], "type": "ClusterIP", "externalIPs": ["10.83.0.11", HOST[:-3]]}

@@ -51,6 +51,7 @@ async def status(agent: Agent, question: dict[str, Any]) -> dict[str, Any]:
         "settings": [
             *({"severity": f.severity.name.lower(), "text": f.text} for f in agent.findings),
             *speaker_settings(agent.speaker),
+            *_whose_name(agent),
         ],
         "turned_away": turned_away_view(agent.speaker),
         "peers": _peers(agent),
@@ -87,6 +88,20 @@ async def ready(agent: Agent) -> dict[str, Any]:
     if in_pass_s > LIVE_S:
         why.append(f"a pass has not ended for {in_pass_s:.0f} s")
     return {"ready": not why, "live": in_pass_s <= LIVE_S, "why": "; ".join(why)}
+
+
+def _whose_name(agent: Agent) -> list[dict[str, str]]:
+    """Two hosts with one node name would both take its blocks for their own."""
+    node = agent.cluster.nodes.get(agent.config.node)
+    here = {address for _, address in agent.addresses}
+    if node is None or not node.addresses or not here.isdisjoint(node.addresses):
+        return []
+    told = ", ".join(map(address_text, node.addresses))
+    text = (
+        f"no InternalIP of the Node {node.name} ({told}) is an address of this host: does another "
+        "host have the same node name?"
+    )
+    return [{"severity": "warning", "text": text}]
 
 
 def _refused(agent: Agent) -> list[dict[str, str]]:
