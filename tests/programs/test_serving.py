@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from unittest.mock import AsyncMock, patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ from samepath.model.kinds import (
 )
 from samepath.model.net import Family, parse_address, parse_prefix
 from samepath.netlink.fake import FakeKernel
+from samepath.plan.ruleset import Ruleset
 from samepath.programs.serving import Serving, World
 
 A = parse_address
@@ -235,3 +237,49 @@ def test_a_change_that_changes_no_row_leaves_the_offers_alone() -> None:
         offers.append(serving.offers)
     assert VIPS[1] in offers[0]
     assert offers[0] is offers[1]
+
+
+def test_what_is_new_waits_for_its_rules_and_what_is_gone_does_not() -> None:
+    """An endpoint that comes where there was none: the rules still say that there is none."""
+    kernel = FakeKernel()
+    kernel.add_link("lo")
+    serving = Serving(kernel)
+    vip = VIPS[0]
+    seen: list[bool] = []
+
+    async def write(ruleset: Ruleset) -> None:
+        seen.append(vip in serving.may_be_told)
+
+    async def forgotten(flow: object) -> None:
+        pass
+
+    async def live(ready: bool) -> None:
+        part = EndpointSlice(
+            "default", "s1", "a", Family.IPV4, (SlicePort(8080),),
+            (Endpoint(A("10.1.0.5"), "n1", ready, ready),),
+        )  # fmt: skip
+        service = Service(
+            "default", "a", (ServicePort(80),), load_balancer=True, load_balancer_ips=(vip,)
+        )
+        world = World(
+            make_cluster([Node("n1"), service, part]), config(), frozenset(), frozenset({"gw1"})
+        )
+        await serving.plan(world)
+        seen.append(vip in serving.may_be_told)
+        await serving.settle(world)
+        seen.append(vip in serving.may_be_told)
+
+    with (
+        patch.object(serving.rules, "apply", write),
+        patch("samepath.apply.conntrack.flows_to", AsyncMock(return_value=set())),
+        patch("samepath.apply.conntrack.forget", forgotten),
+    ):
+        for ready, expected in (
+            (False, [False, False, False]),
+            (True, [False, False, True]),
+            (True, [True, True, True]),
+            (False, [False, False, False]),
+        ):
+            seen.clear()
+            asyncio.run(live(ready))
+            assert seen == expected

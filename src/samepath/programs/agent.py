@@ -389,7 +389,7 @@ class Agent:
     def _offer(self) -> None:
         if not self.serving.settle_drains(starting=self.routing.offered is None):
             return  # the next pass knows whether these drains are over
-        self.routing.offer(self.serving.offers, self.serving.told)
+        self.routing.offer(self.serving.may_be_told, self.serving.told)
         if not self.serving.errors.keys() & {RULES, ADDRESSES}:
             self.speaker.release_end_of_rib()
 

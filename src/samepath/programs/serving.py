@@ -84,6 +84,7 @@ class _Kept:
         self.rows = Known()
         self.offers: Last[Mapping[Address, Offer]] = Last()
         self.told: Last[advertising.Told] = Last()
+        self.told_early: Last[Mapping[Address, Offer]] = Last()
         self.wanted: Last[frozenset[Address]] = Last()
         self.draining: Last[frozenset[Address]] = Last()
 
@@ -95,7 +96,7 @@ class Serving:
         self.drains = Drains()
         self.rows: tuple[Row, ...] = ()
         self.offers: Mapping[Address, Offer] = {}
-        """What may be said of `rows`; another object when they have changed."""
+        """What `rows` come to."""
         self.rules_of_pools = advertising.Rules()
         """The BGPAdvertisements."""
         self.told: advertising.Told = {}
@@ -113,6 +114,20 @@ class Serving:
         self._looked_for_old_flows = False
         self._checks: Mapping[int, Check] = {}
         self._rules_stood_at = -math.inf
+        self._stood: Mapping[Address, Offer] = {}
+        """The `offers` for which the rules stood last."""
+
+    @property
+    def may_be_told(self) -> Mapping[Address, Offer]:
+        """The `offers`; as long as rules are still to be written for them, without those addresses
+        that were not offered before: it may be the new rules that they wait for. What is to be
+        withdrawn or drained does not wait. Another object when something has changed."""
+        if self.in_place is None or self.offers is self._stood:
+            return self.offers
+        offers, stood = self.offers, self._stood
+        return self._kept.told_early.of(
+            lambda: {a: offer for a, offer in offers.items() if a in stood}, offers, stood
+        )
 
     # deciding
 
@@ -179,7 +194,7 @@ class Serving:
 
     async def settle(self, world: World) -> None:
         """Addresses, rules, flows, as planned; then the rows say what may be advertised."""
-        in_place = self.in_place
+        in_place, rules_stand = self.in_place, False
         if in_place is None:
             self._forget.clear()
             await self._settle_addresses(frozenset())
@@ -192,7 +207,7 @@ class Serving:
         )  # fmt: skip
         await self._settle_addresses(wanted)
         if await self._settle_rules():
-            self._rules_stood_at = time.monotonic()
+            rules_stand, self._rules_stood_at = True, time.monotonic()
             standing = wanted & self.addresses.installed & self.ruleset.addresses
             self.in_place = in_place if standing == in_place else standing
             await self._forget_flows()
@@ -200,6 +215,8 @@ class Serving:
         await self._settle_health(rules_stand=without_s < UNHEALTHY_AFTER_S)
         if self.in_place != in_place:
             await asyncio.to_thread(self._decide, world)
+        if rules_stand:
+            self._stood = self.offers
 
     async def _settle_addresses(self, wanted: frozenset[Address]) -> None:
         self.addresses.in_sync = True
