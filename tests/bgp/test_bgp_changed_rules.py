@@ -84,3 +84,24 @@ def test_a_pool_more_concerns_nobody_and_takes_no_time() -> None:
     assert one_by_one < (time.perf_counter() - began) * 5, "fifty times the neighbours"
     narrower = ImportRule(Import(services=["198.18.0.0/24"], next_hop="peer"))
     assert len(table.affected(new, narrower) or ()) == len(peers) - 40
+
+
+def test_a_block_stays_its_owners_while_what_it_told_is_looked_at_again() -> None:
+    """And the routes that go by it are refused one after the other meanwhile."""
+    both = {"pods": ["10.0.0.0/8"], "next_hop": "peer"}
+    table = rib(A, B, rule=ImportRule(Import(**both, routes=["192.0.2.0/24"])))  # type: ignore[arg-type]
+    tell(table, B, "10.1.0.0/16", "192.0.2.0/25")
+    tell(table, A, "10.1.0.0/16")
+    table.reimport(B, ImportRule(Import(**both)))  # type: ignore[arg-type]
+    assert held(table) == {"10.1.0.0/16": ["10.9.0.2"]}
+
+
+def test_who_waits_for_a_block_is_affected_by_a_rule_that_forbids_it() -> None:
+    old, new = ImportRule(Import(pods=["10.0.0.0/8"], next_hop="peer")), ImportRule(Import())
+    table = rib(A, B, rule=old)
+    tell(table, A, "10.1.0.0/16")
+    tell(table, B, "10.1.0.0/16")
+    assert table.affected(old, ImportRule(Import(next_hop="peer"))) == {A, B}
+    for peer in (A, B):
+        table.reimport(peer, new)
+    assert held(table) == {}

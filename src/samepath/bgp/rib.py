@@ -200,6 +200,7 @@ class Rib:
             return
         state.rule = rule
         state.forget_refusals()
+        self._is_settling = True  # nobody takes in between what is only told anew
         if not rule.of_itself:
             self._owners.forget_next_hops(peer)
         for family in Family:
@@ -217,6 +218,7 @@ class Rib:
                 self.announce(peer, family, block, path.attributes, path.path_id)
             held = {i: n & stale.get(i, set()) for i, n in self._held(state, family).items()}
             state.stale[family] = {i: nlris for i, nlris in held.items() if nlris}
+        self._is_settling = False
         self._settle_claims()
 
     def affected(self, old: ImportRule, new: ImportRule) -> set[PeerKey] | None:
@@ -229,7 +231,12 @@ class Rib:
             if table:
                 changed = old.differs(new, family)
                 sets |= {held for nlri, held in table.items() if changed(nlri)}
-        return {path.peer for held in sets for path in held.paths}
+        found = {path.peer for held in sets for path in held.paths}
+        # A block that another has to itself may fall to its next claimant by the change.
+        for peer, state in self._peers.items():
+            if any(old.differs(new, family)(nlri) for family, _, nlri in state.claims):
+                found.add(peer)
+        return found
 
     def take_rule(self, peer: PeerKey, rule: ImportRule) -> bool:
         """A changed rule that changes nothing of what is here. Whether something was refused that
