@@ -39,8 +39,10 @@ class Last(Generic[Made]):
 
     def of(self, make: Callable[[], Made], *of: object) -> Made:
         """`make()`, which depends on `of` alone."""
-        if of != self._of:
+        if self._of is None:
             self._made = make()
+        elif of != self._of and (made := make()) != self._made:
+            self._made = made
         self._of = of
         return self._made
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from samepath.model.cluster import Cluster, Service
-from samepath.model.memo import Memo
+from samepath.model.memo import Last, Memo
 from samepath.model.net import Family
 
 
@@ -35,23 +35,32 @@ class Check:
         return self.endpoints > 0 and not self.is_draining
 
 
+class Known:
+    """What `checks` has found; kept by the caller between calls."""
+
+    def __init__(self) -> None:
+        self.asking: Last[Mapping[str, Service]] = Last()
+        self.ready: Memo[str, int] = Memo()
+
+
 def checks(
-    cluster: Cluster, node: str, ready: Memo[str, int] | None = None
+    cluster: Cluster, node: str, known: Known | None = None
 ) -> tuple[Mapping[int, Check], tuple[str, ...]]:
-    """By port; and which services ask for one that they cannot have: the first by name has it.
-    `ready`: kept by the caller between calls."""
-    ready_here = (ready or Memo()).update(
-        lambda key: _ready_here(cluster, cluster.services[key], node),
-        (cluster.services, cluster.slices),
-        node,
+    """By port; and which services ask for one that they cannot have: the first by name has it."""
+    known = known or Known()
+    asking = known.asking.of(
+        lambda: {key: service for key, service in cluster.services.items() if _asks(service)},
+        cluster.services,
+    )
+    ready = known.ready.update(
+        lambda key: _ready_here(cluster, asking[key], node), (asking, cluster.slices), node
     )
     own = cluster.nodes.get(node)
     is_draining = own is None or own.drain is not None
     found: dict[int, Check] = {}
     conflicts = []
-    asking = (key for key, service in cluster.services.items() if _asks(service))
     for key in sorted(asking):
-        service = cluster.services[key]
+        service = asking[key]
         port = service.health_check_node_port
         assert port is not None
         if not 1 <= port <= 65535:
@@ -61,7 +70,7 @@ def checks(
             first = found[port]
             conflicts.append(f"{key}: port {port} is that of {first.namespace}/{first.name}")
             continue
-        found[port] = Check(service.namespace, service.name, ready_here[key], is_draining)
+        found[port] = Check(service.namespace, service.name, ready[key], is_draining)
     return found, tuple(conflicts)
 
 
@@ -72,7 +81,7 @@ def _asks(service: Service) -> bool:
 
 def _ready_here(cluster: Cluster, service: Service, node: str) -> int:
     most = 0
-    for family in Family if _asks(service) else ():
+    for family in Family:
         ready = {
             target.address
             for port in service.ports

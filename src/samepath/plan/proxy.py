@@ -158,7 +158,7 @@ def _take_out(
 
 def _digest(parts: Mapping[str, Part], networks: Elements) -> str:
     digest = blake2b((BASE + OUTGOING).encode(), digest_size=10)
-    digest.update(b"".join([parts[key].digest for key in sorted(parts)]))
+    digest.update(b"".join([part.digest for part in map(parts.__getitem__, sorted(parts))]))
     digest.update(repr(sorted((n, *sorted(v)) for n, v in networks.items())).encode())
     return digest.hexdigest()
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -147,9 +148,11 @@ def rows(view: View, known: Known | None = None) -> tuple[Row, ...]:
         (by_endpoints,),
         (node and (node.drain,), view.in_place, view.drained, view.taken, view.untold),
     )
-    return known.whole.of(
-        lambda: tuple(r for key in sorted(decided) for r in decided[key]), decided
-    )
+    return known.whole.of(lambda: _flat(decided), decided)
+
+
+def _flat(decided: Mapping[str, tuple[Row, ...]]) -> tuple[Row, ...]:
+    return tuple(itertools.chain.from_iterable(map(decided.__getitem__, sorted(decided))))
 
 
 def _rows(view: View, service: Service) -> Iterator[Row]:

@@ -23,12 +23,12 @@ from samepath.apply.nft import Rules
 from samepath.apply.tool import ToolError
 from samepath.model.cluster import Cluster
 from samepath.model.config import AgentConfig
-from samepath.model.memo import Last, Memo
+from samepath.model.memo import Last
 from samepath.model.net import Address, address_text
 from samepath.netlink.kernel import Kernel
-from samepath.plan import advertising, flows, masquerade, proxy
+from samepath.plan import advertising, flows, health_checks, masquerade, proxy
 from samepath.plan.drains import Drains
-from samepath.plan.health_checks import Check, checks
+from samepath.plan.health_checks import Check
 from samepath.plan.ruleset import Ruleset
 from samepath.plan.services import (
     Known,
@@ -78,7 +78,7 @@ class _Kept:
         self.advertised: Last[frozenset[Address]] = Last()
         self.masquerade: Last[Ruleset] = Last()
         self.rules = proxy.Known()
-        self.ready: Memo[str, int] = Memo()
+        self.checks = health_checks.Known()
         self.rules_of_pools: Last[advertising.Rules] = Last()
         self.untold: Last[Mapping[tuple[str, Address], Why]] = Last()
         self.rows = Known()
@@ -86,6 +86,7 @@ class _Kept:
         self.told: Last[advertising.Told] = Last()
         self.told_early: Last[Mapping[Address, Offer]] = Last()
         self.wanted: Last[frozenset[Address]] = Last()
+        self.in_place: Last[frozenset[Address]] = Last()
         self.draining: Last[frozenset[Address]] = Last()
 
 
@@ -160,7 +161,9 @@ class Serving:
             self.ruleset = proxy.build(
                 cluster, config.node, advertise, cidrs, world.taken, kept.rules
             )
-            self._checks, self.health.conflicts = checks(cluster, config.node, kept.ready)
+            self._checks, self.health.conflicts = health_checks.checks(
+                cluster, config.node, kept.checks
+            )
         node = cluster.nodes.get(config.node)
         labels = node.labels if node else {}
         self.rules_of_pools = kept.rules_of_pools.of(
@@ -202,14 +205,14 @@ class Serving:
             await self._settle_health(rules_stand=False)
             return
         wanted = self._kept.wanted.of(
-            lambda: frozenset(row.address for row in self.rows if row.address) - world.taken,
+            lambda: frozenset({r.address for r in self.rows if r.address}) - world.taken,
             self.rows, world.taken,
         )  # fmt: skip
         await self._settle_addresses(wanted)
         if await self._settle_rules():
             rules_stand, self._rules_stood_at = True, time.monotonic()
-            standing = wanted & self.addresses.installed & self.ruleset.addresses
-            self.in_place = in_place if standing == in_place else standing
+            these = wanted, self.addresses.installed, self.ruleset.addresses
+            self.in_place = self._kept.in_place.of(lambda: frozenset.intersection(*these), *these)
             await self._forget_flows()
         without_s = time.monotonic() - self._rules_stood_at
         await self._settle_health(rules_stand=without_s < UNHEALTHY_AFTER_S)
