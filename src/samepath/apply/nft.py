@@ -88,7 +88,9 @@ class Rules:
         clients: list[affinity.Client] = []
         if affinity.is_in_use(ruleset):
             clients, _ = affinity.parted(await clients_in_kernel(), ruleset)
-        await run(_COMMAND, full_text(ruleset, affinity.elements(clients)))
+        # In a thread: with thousands of services it is 10 MB of text.
+        text = await asyncio.to_thread(full_text, ruleset, affinity.elements(clients))
+        await run(_COMMAND, text)
         self.wholes += 1
 
     async def check(self) -> bool:

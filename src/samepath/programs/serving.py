@@ -285,7 +285,8 @@ class Serving:
         addresses = flows.addresses(self.ruleset)
         if not addresses:
             return set()
-        return flows.are_lost(await conntrack.flows_to(addresses), self.ruleset)
+        found = await conntrack.flows_to(addresses)
+        return await asyncio.to_thread(flows.are_lost, found, self.ruleset)
 
     # drains
 
