@@ -28,7 +28,7 @@ from test_bgp_transport import (
     up,
 )
 
-from samepath.bgp import admission, link, message, sockets, transport
+from samepath.bgp import admission, link, message, sockets, transport, turns
 from samepath.bgp.adjout import Advertisement
 from samepath.bgp.admission import Admission, TurnedAway
 from samepath.bgp.attributes import AsPath, PathAttributes
@@ -58,7 +58,7 @@ def test_a_peer_that_reads_nothing_is_lost_and_its_paths_stay_for_its_restart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """RFC 9687, also where there is no hold timer to do it."""
-    monkeypatch.setattr(transport, "SEND_HOLD_S", 0.3)
+    monkeypatch.setattr(turns, "SEND_HOLD_S", 0.3)
 
     async def main() -> None:
         woken = Woken()
@@ -78,7 +78,7 @@ def test_a_peer_that_reads_nothing_is_lost_and_its_paths_stay_for_its_restart(
 
 
 def test_a_peer_that_reads_again_in_time_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "SEND_HOLD_S", 5.0)
+    monkeypatch.setattr(turns, "SEND_HOLD_S", 5.0)
 
     async def main() -> None:
         woken = Woken()

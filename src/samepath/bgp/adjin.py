@@ -30,6 +30,10 @@ class Counts:
     """Prefixes refused since the session came up, each time that they came."""
 
 
+Tally = tuple[tuple[int, ...], ...]
+"""All that is counted of a peer: the same as long as nothing is counted otherwise."""
+
+
 class AdjRibIn:
     """What we know of a peer besides its paths."""
 
@@ -81,6 +85,12 @@ class AdjRibIn:
     def counts(self, family: Family) -> Counts:
         stale = sum(map(len, self.stale[family].values()))
         return Counts(self.accepted[family], stale, self.refused[family])
+
+    @property
+    def tally(self) -> Tally:
+        stale = (sum(map(len, ids.values())) if ids else 0 for ids in self.stale.values())
+        refused = (*self.refused.values(), *self.refused_for.values())
+        return (*self.accepted.values(),), refused, (*stale,)
 
     def note_refused(
         self, family: Family, nlris: Sequence[Nlri], path_id: int, reason: Reason

@@ -29,7 +29,7 @@ from collections.abc import Collection, ItemsView, Iterable, Mapping, Sequence
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from samepath.bgp.adjin import AdjRibIn, Counts
+from samepath.bgp.adjin import AdjRibIn, Counts, Tally
 from samepath.bgp.attributes import LLGR_STALE, NO_LLGR, PathAttributes
 from samepath.bgp.decision import Path, PathSet
 from samepath.bgp.ownership import Ownership
@@ -46,7 +46,7 @@ from samepath.bgp.policy import (
 from samepath.model.config import Kind
 from samepath.model.net import Family, Nlri
 
-__all__ = ["Counts", "Path", "PathSet", "PeerKey", "Refusal", "Rib"]
+__all__ = ["Counts", "Path", "PathSet", "PeerKey", "Refusal", "Rib", "Tally"]
 
 CLAIMS_KEPT = 1_000
 """Pod blocks that are another's as yet, per peer: taken when that one gives them up. Further ones
@@ -97,6 +97,11 @@ class Rib:
     def counts(self, peer: PeerKey, family: Family) -> Counts:
         state = self._peers.get(peer)
         return state.counts(family) if state is not None else Counts(0, 0, 0)
+
+    def tally(self, peer: PeerKey) -> Tally:
+        """Of everything that `counts` and `refused_for` say, for comparison."""
+        state = self._peers.get(peer)
+        return state.tally if state is not None else ()
 
     def refused_for(self, peer: PeerKey) -> Mapping[Reason, int]:
         """How many of a peer's prefixes were refused since its session came up, by reason."""

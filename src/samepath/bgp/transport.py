@@ -4,17 +4,16 @@ Programs make one `Speaker`, read its `rib` when `wake` was called, and `set` wh
 to be told. It listens, opens connections, moves bytes, and calls timers; what the bytes mean is
 decided below, without it.
 
-All work is done in turns of a few milliseconds, neighbour by neighbour, so the event loop is never
-held up and no neighbour waits for another's hundred thousand prefixes: reading a socket only puts
-messages into an inbox, and a neighbour with a long inbox is not read from until it is shorter.
-UPDATEs are made when the socket has room for them, so that a neighbour that does not read costs no
-memory; one that reads nothing for minutes is given up.
+All work is done in `turns`, neighbour by neighbour: reading a socket only puts messages into an
+inbox, and a neighbour with a long inbox is not read from until it is shorter. UPDATEs are made when
+the socket has room for them, so that a neighbour that does not read costs no memory; one that reads
+nothing for minutes is given up. What can be seen of the neighbours is `statuses`'.
 
 TCP connections are `connections`', which looks at what others open before anything is made for it;
 passwords and distances are the kernel's to check (`sockets`, `tcp_md5`); a neighbour beyond its
 limit of prefixes may be left alone for a while (`prefix_limits`).
 
-RFC 4271 §8; RFC 9687 (send hold timer, without its NOTIFICATION: nobody would read it).
+RFC 4271 §8.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from samepath.bgp.events import (
     Event,
     UpdateReceived,
 )
-from samepath.bgp.hints import drops_text, same_identifiers, with_hints
+from samepath.bgp.hints import drops_text, same_identifiers
 from samepath.bgp.link import CLOSE_S
 from samepath.bgp.neighbors import Neighbors, local_side, own_identity, terms
 from samepath.bgp.peer import FamilyStatus, Peer, PeerStatus
@@ -45,8 +44,10 @@ from samepath.bgp.policy import ImportRule, Refusal
 from samepath.bgp.prefix_limits import PrefixLimits
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
-from samepath.bgp.sockets import SEND_HOLD_S, make_room
+from samepath.bgp.sockets import make_room
+from samepath.bgp.statuses import Statuses
 from samepath.bgp.tcp_md5 import Dropped, Passwords, dropped
+from samepath.bgp.turns import SLICE_S, Turns
 from samepath.model.config import Bgp, Neighbor
 from samepath.model.net import (
     Address,
@@ -67,10 +68,6 @@ __all__ = [
 
 log = logging.getLogger("samepath.bgp")
 
-TURN_S = 0.010
-"""A turn ends after so long; the rest waits for the next, behind whatever else is due."""
-SLICE_S = 0.002
-"""In a turn a neighbour that has more to do lets the next one go on after so long."""
 Affected = dict[tuple[ImportRule, ImportRule], set[Address] | None]
 
 FORGET_S = 600.0
@@ -117,10 +114,9 @@ class Speaker:
         self._dropped_before = dropped()
         self._members: dict[str, dict[Peer, None]] = {}
         """The peers of each neighbour entry."""
-        self._ready: dict[Peer, None] = {}
-        self._timers: dict[Peer, asyncio.TimerHandle] = {}
+        self._turns = Turns(self)
+        self._statuses = Statuses(self.rib, self._limits)
         self._warned: set[tuple[str, Family]] = set()
-        self._is_turn_due = False
         self._has_news = False
         self._is_running = False
         self._jitter = random.Random()
@@ -130,6 +126,7 @@ class Speaker:
     async def start(self) -> None:
         """Listens and begins to connect. Raises OSError if it cannot listen."""
         self._loop = asyncio.get_running_loop()
+        self._turns.start()
         self._is_running = True
         make_room()
         self.connections.follow(self.config, self._neighbors.keys(self.passwords))
@@ -145,13 +142,12 @@ class Speaker:
         the operators of the other side (RFC 9003)."""
         self._is_running = False
         self.connections.stop()
-        for handle in self._timers.values():
-            handle.cancel()
+        self._turns.stop()
         if notify:
             now = self._loop.time()
             for peer in self._peers.values():
                 peer.stop(now, shutdown(text))
-                self._drain(peer)
+                self._turns.drain(peer)
         else:
             for link in self.connections.open:
                 link.abort()
@@ -180,8 +176,14 @@ class Speaker:
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """Configured neighbours, and those of ranges that are or were connected."""
-        drops = dropped().since(self._dropped_before)
-        return tuple(self._status(peer, drops) for _, peer in sorted(self._peers.items()))
+        if not self._peers:
+            return ()
+        return self._statuses.of(
+            (peer for _, peer in sorted(self._peers.items())),
+            local_as=self.config.local_as,
+            drops=dropped().since(self._dropped_before),
+            now=self._loop.time(),
+        )
 
     def findings(self) -> tuple[str, ...]:
         """What an operator should mend or know, besides what `peers` tells."""
@@ -190,6 +192,11 @@ class Speaker:
         if drops != Dropped():
             found.append(drops_text(drops))
         return tuple(found)
+
+    @property
+    def is_busy(self) -> bool:
+        """Something that neighbours have done is still to be worked on."""
+        return self._turns.is_busy
 
     @property
     def turned_away(self) -> Mapping[TurnedAway, int]:
@@ -310,7 +317,7 @@ class Speaker:
 
     def _remove_peer(self, peer: Peer, subcode: Cease) -> None:
         peer.stop(self._loop.time(), PeerError(Code.CEASE, subcode))
-        self._drain(peer)
+        self._turns.drain(peer)
         self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
@@ -318,10 +325,8 @@ class Speaker:
         del self._peers[peer.address]
         self._members[peer.neighbor.name].pop(peer, None)
         self._limits.forget(peer.address)
-        self._ready.pop(peer, None)
-        handle = self._timers.pop(peer, None)
-        if handle is not None:
-            handle.cancel()
+        self._turns.forget(peer)
+        self._statuses.outdated(peer)
 
     def _peers_of(self, name: str) -> list[Peer]:
         return list(self._members.get(name, ()))
@@ -370,60 +375,33 @@ class Speaker:
         for peer in active:
             if peer.established is None and now - peer.since > EVICT_S:
                 self.connections.make_room(peer)
-                self._work(peer, now + SLICE_S)
+                self._turns.work(peer, now + SLICE_S)
                 return True
         return False
 
-    # Turns.
+    # What the turns ask.
 
     def schedule(self, peer: Peer) -> None:
         """There is something to do for this neighbour."""
-        self._ready[peer] = None
-        if not self._is_turn_due:
-            self._is_turn_due = True
-            self._loop.call_soon(self._turn)
+        self._turns.schedule(peer)
 
-    def _turn(self) -> None:
-        self._is_turn_due = False
-        until = self._loop.time() + TURN_S
-        while self._ready and self._loop.time() < until:
-            peer = next(iter(self._ready))
-            del self._ready[peer]
-            if self._work(peer, min(until, self._loop.time() + SLICE_S)):
-                self._ready[peer] = None
-        if self._ready and self._is_running:
-            self._is_turn_due = True
-            self._loop.call_soon(self._turn)
-        if self._has_news or self.rib.is_changed:
-            self._has_news = False
-            self._wake()
+    @property
+    def is_running(self) -> bool:
+        return self._is_running
 
-    def _drain(self, peer: Peer) -> None:
-        """All that is left to do for a neighbour that was stopped."""
-        while self._work(peer, self._loop.time() + TURN_S):
-            pass
+    def begins(self, peer: Peer) -> None:
+        self._statuses.outdated(peer)
 
-    def _work(self, peer: Peer, until: float) -> bool:
-        """Events, then output. True: time is up, and there is more to do."""
-        now = self._loop.time()
-        while (item := peer.next_event(now)) is not None:
-            self._act(peer, *item)
-            now = self._loop.time()
-            if now >= until:
-                self._flush(peer)
-                self._look_at_limits(peer)
-                return True
-        self._look_at_limits(peer)
-        has_more = self._write(peer, until)
-        self._flush(peer)
-        for session in peer.sessions:
-            link = self.connections.of(session)
-            if link is not None:
-                link.resume_reading()
-        self._rearm(peer)
-        return has_more
+    @property
+    def has_news(self) -> bool:
+        return self._has_news or self.rib.is_changed
 
-    def _look_at_limits(self, peer: Peer) -> None:
+    def tell_news(self) -> None:
+        self._has_news = False
+        self._wake()
+
+    def is_handled(self, peer: Peer) -> None:
+        """Look at its limits of prefixes."""
         session = peer.established
         if session is None or session.negotiated is None:
             return
@@ -437,7 +415,7 @@ class Speaker:
         if over is not None:
             error = self._limits.end(peer.address, limits, over, now)
             peer.stop(now, error)
-            self._drain(peer)
+            self._turns.drain(peer)
             self._loop.call_later(limits.restart_s, self._try_again, peer)
 
     def _try_again(self, peer: Peer) -> None:
@@ -447,28 +425,7 @@ class Speaker:
             peer.start(self._loop.time())
             self.schedule(peer)
 
-    def _flush(self, peer: Peer) -> None:
-        """KEEPALIVEs and the like, also while there is more to be read."""
-        for session in peer.sessions:
-            link = self.connections.of(session)
-            if link is not None:
-                link.write(session.data_to_send())
-
-    def _write(self, peer: Peer, until: float) -> bool:
-        while peer.has_output and self._may_write(peer):
-            session = peer.pull(self._loop.time())
-            link = self.connections.of(session)
-            if session is not None and link is not None:
-                link.write(session.data_to_send())
-            if self._loop.time() >= until:
-                return True
-        return False
-
-    def _may_write(self, peer: Peer) -> bool:
-        link = self.connections.of(peer.established)
-        return link is not None and link.may_write
-
-    def _act(self, peer: Peer, session: Session, event: Event) -> None:
+    def act(self, peer: Peer, session: Session, event: Event) -> None:
         match event:
             case UpdateReceived():
                 return
@@ -488,50 +445,7 @@ class Speaker:
         self._has_news = True
         self.news += 1
 
-    # Time.
-
-    def _rearm(self, peer: Peer) -> None:
-        due = min((t for t in (peer.next_timer(), self._send_hold(peer)) if t), default=None)
-        handle = self._timers.get(peer)
-        if handle is not None and not handle.cancelled():
-            if due is not None and handle.when() <= due:
-                return  # It will ring early, look, and wait on.
-            handle.cancel()
-        if due is not None and self._is_running:
-            self._timers[peer] = self._loop.call_at(due, self._ring, peer)
-
-    def _send_hold(self, peer: Peer) -> float | None:
-        """When a neighbour that reads nothing will be lost. RFC 9687 §3."""
-        link = self.connections.of(peer.established)
-        if link is None or link.stuck_since is None:
-            return None
-        return link.stuck_since + SEND_HOLD_S
-
-    def _ring(self, peer: Peer) -> None:
-        del self._timers[peer]
-        now = self._loop.time()
-        stuck_until, link = self._send_hold(peer), self.connections.of(peer.established)
-        if link is not None and stuck_until is not None and stuck_until <= now:
-            link.fail("send hold timer expired: the neighbour reads nothing")
-        peer.handle_timer(now)
-        # In the same breath: a connection that is given up must not be made in between.
-        if self._work(peer, now + TURN_S) or self._has_news or self.rib.is_changed:
-            self.schedule(peer)
-
     # Words.
-
-    def _status(self, peer: Peer, drops: Dropped) -> PeerStatus:
-        now, limits = self._loop.time(), peer.neighbor.import_
-        more = []
-        waits = self._limits.waits_until(peer.address, now)
-        if waits is not None:
-            more.append(f"beyond max_prefixes: tried again in {waits - now:.0f} s")
-        near = [f.label for f in Family if self._limits.is_near(peer.address, f)]
-        if near:
-            share = f"{limits.warn_percent} % of max_prefixes, which is {limits.max_prefixes}"
-            more.append(f"{' and '.join(near)}: over {share}")
-        status = replace(peer.status(), refused_for=self.rib.refused_for(peer.address))
-        return with_hints(status, peer.neighbor, self.config.local_as, more, drops)
 
     def _say_established(self, peer: Peer) -> None:
         name = address_text(peer.address)

@@ -41,6 +41,10 @@ SLOW_S = 0.25
 """The kernel usually answers sooner."""
 PART_S = 0.02
 """Work in a thread, before others may look."""
+CROWD_S = 0.05
+"""When neighbours come or go, others who do so in the same moment are heard first, for so long."""
+QUIET_ROUNDS = 3
+"""Of the event loop, in which nobody had anything more to say."""
 
 
 class Passes:
@@ -48,6 +52,8 @@ class Passes:
         self.gateway = gateway
         self._memory = Memory()
         self._may_leave_table = gateway.daemon is None
+        self._heard = 0
+        """The speaker's news, as of the last pass."""
 
     async def run(self) -> None:
         gateway = self.gateway
@@ -82,6 +88,7 @@ class Passes:
             await self._read_back()
         if gateway.daemon is not None and now >= gateway.daemon.due_at:
             await self._read_daemon(gateway.daemon)
+        await self._hear_out()
         gateway.deferral.note(gateway.config, gateway.speaker, now)
         if not gateway.deferral.sync.in_sync:
             # Before the paths are taken: those that it counts on are then among them, and no table
@@ -105,6 +112,18 @@ class Passes:
         await self._offer()
         if has_news:
             self._memory.settle_down()
+
+    async def _hear_out(self) -> None:
+        """A rack or a switch takes many neighbours with it. What a first few of them change would
+        be written, and the same groups again for the rest. UPDATEs alone are not waited for."""
+        speaker = self.gateway.speaker
+        if speaker.news == self._heard:
+            return
+        until, quiet = time.monotonic() + CROWD_S, 0
+        while quiet < QUIET_ROUNDS and time.monotonic() < until:
+            await asyncio.sleep(0)
+            quiet = 0 if speaker.is_busy else quiet + 1
+        self._heard = speaker.news
 
     async def _write(self) -> None:
         gateway = self.gateway
