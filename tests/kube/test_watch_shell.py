@@ -211,6 +211,29 @@ def test_three_thousand_changes_wake_seldom(
     asyncio.run(main())
 
 
+def test_what_was_published_stays_as_it_was(tmp_path: Path) -> None:
+    """News, and right behind it the same with a newer version: a program compares the mapping that
+    it has with the next one, and would find nothing new."""
+    go = asyncio.Event()
+
+    async def news(request: web.Request, response: web.StreamResponse) -> None:
+        await go.wait()
+        twice = [line("MODIFIED", namespace("a", version, turn="1")) for version in (6, 7)]
+        await response.write(b"".join(twice))
+        await asyncio.sleep(3600)
+
+    async def main() -> None:
+        async with source_at(watching(news), tmp_path) as (source, _, _woken):
+            await eventually(lambda: source.in_sync)
+            before, labels = source.objects, source.objects["Namespace a"].labels
+            go.set()
+            await eventually(lambda: source.objects["Namespace a"].labels == {"turn": "1"})
+            assert source.objects is not before
+            assert before["Namespace a"].labels == labels
+
+    asyncio.run(main())
+
+
 def test_a_bad_object_is_refused_by_name_and_the_last_good_one_stands(tmp_path: Path) -> None:
     go = asyncio.Event()
 

@@ -226,7 +226,7 @@ class ApiSource:
         key = object_key(thing)
         self._live[key] = thing
         if not is_news:
-            if key in self._published:
+            if self._published.get(key) == thing:  # else what is news is still to be published
                 self._published[key] = thing
             return
         self._is_dirty = True
