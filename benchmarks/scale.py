@@ -42,6 +42,8 @@ from samepath.programs.control import NotRunningError, ask
 
 LIMIT_S = 240.0
 CHANGES = 20
+PAUSE_S = 0.3
+"""Between two changes: each is alone, and all that follows from it is counted."""
 ROUTER = "10.83.0.1"
 AS = 64512
 LOCAL = list(range(0, cluster.SERVICES, 10))
@@ -223,6 +225,7 @@ def changes(
         began = server.change(CHANGING, ready=ready)
         wait(lambda: (fib.hops(address) != NONE) is ready, LIMIT_S, "a change", 0.001)  # noqa: B023
         took[ready].append(time.monotonic() - began)
+        time.sleep(PAUSE_S)
     cpu = [cpu_s(p.pid) - b for p, b in zip((agent, gateway), before, strict=True)]
     found = {
         "change_gone_ms": round(statistics.median(took[False]) * 1000, 1),
