@@ -107,8 +107,8 @@ def test_on_the_host_nobody_comes_in_without_the_token(name: str) -> None:
 @pytest.mark.lab
 @pytest.mark.timeout(900)
 def test_survival_from_the_api_server(name: str) -> None:
-    spec = Spec(idle_timer_s=18.0, source="api-server")
-    steps = ("add", "drain", "roll", "api_away", "api_restored")
+    spec = Spec(nodes=4, idle_timer_s=18.0, source="api-server")
+    steps = ("add", "drain", "roll", "scale", "api_away", "api_restored")
     for attempt in (1, 2):
         try:
             run = measure(name, spec, "kernel", 500, steps, False, Console(width=160))

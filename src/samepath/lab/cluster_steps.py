@@ -1,5 +1,5 @@
-"""The steps of `survival` in which the API server itself comes to harm: it is away for a minute,
-and it comes back from a backup, its versions set back.
+"""The steps of `survival` that need an API server: a Deployment is scaled, and the server itself
+comes to harm: it is away for a minute, and it comes back from a backup, its versions set back.
 
 Connections go on, nothing is withdrawn, and afterwards the agents hear of changes again. Only with
 `source: api-server`. Driven by `lab.scenario`, listed by `lab.steps`.
@@ -12,6 +12,7 @@ import time
 
 from samepath.lab import observe
 from samepath.lab.cluster import Cluster
+from samepath.lab.render import Condition
 from samepath.lab.scenario import Action, World
 from samepath.lab.state import wait
 from samepath.lab.traffic import Traffic
@@ -19,6 +20,28 @@ from samepath.lab.traffic import Traffic
 AWAY_S = 60.0
 CHANGES = 50
 """By which the versions are set back."""
+
+
+def scale(world: World, traffic: Traffic) -> None:
+    """One node gets as many pods more as it has, and loses them again. Its weight changes twice,
+    and with it buckets move; who is connected stays."""
+    world.watch()
+    name = world.active[0]
+    world.tell(f"{name}: more pods")
+    more = world.lab.start_pods([world.node(name)], None)
+    world.doing.rolled.update(pod.name for pod in more)
+    world.lab.list_pods(more, Condition.READY)
+    world.lab.write_manifests()
+    world.converge()
+    traffic.check()
+    world.tell(f"{name}: fewer pods, these terminate")
+    world.lab.list_pods(more, Condition.TERMINATING)
+    world.lab.write_manifests()
+    world.lab.end_pods(more, signal.SIGTERM, limit_s=2 * world.lab.state.spec.grace_s + 5)
+    world.lab.write_manifests()
+    began = time.monotonic()
+    world.converge()
+    world.doing.converge_s = time.monotonic() - began
 
 
 def api_away(world: World, traffic: Traffic) -> None:
@@ -90,6 +113,7 @@ def _cluster(world: World) -> Cluster:
 
 
 CLUSTER_STEPS: list[tuple[str, str, Action]] = [
+    ("scale", "Deployment scaled up and down", scale),
     ("api_away", "API server away for a minute", api_away),
     ("api_restored", "API server restored from a backup", api_restored),
 ]
