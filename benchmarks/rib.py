@@ -12,7 +12,7 @@ import time
 from samepath.bgp.attributes import AsPath, PathAttributes
 from samepath.bgp.policy import ImportRule, Own
 from samepath.bgp.rib import Rib
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import Family, Nlri, make_nlri
 
 BLOCK = 800

@@ -49,7 +49,7 @@ from samepath.bgp.peer import Local, Peer
 from samepath.bgp.policy import ImportRule, Own
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
-from samepath.model.config import Import, Neighbor
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, make_nlri
 
 STEPS = 60

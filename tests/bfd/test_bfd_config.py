@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from samepath.model.config import BfdProfile, Bgp
+from samepath.model.config import Bgp
+from samepath.model.neighbor import BfdProfile
 
 
 def test_defaults_are_the_ones_of_the_documentation() -> None:

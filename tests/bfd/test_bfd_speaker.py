@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from samepath.bgp.adjout import Advertisement
 from samepath.bgp.attributes import PathAttributes
 from samepath.bgp.transport import PeerStatus, Speaker
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, parse_address, parse_prefix
 
 GATEWAY, NODE = "127.0.0.1", "127.0.0.2"

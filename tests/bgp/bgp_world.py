@@ -21,7 +21,7 @@ from samepath.bgp.peer import Local, Peer
 from samepath.bgp.policy import ImportRule, Own
 from samepath.bgp.rib import Rib
 from samepath.bgp.session import Session
-from samepath.model.config import Import, Neighbor
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Address, Family, Nlri, address_text, parse_address, parse_prefix
 
 ALLOW_ALL = Import(services=["0.0.0.0/0", "::/0"], max_prefixes=1_000_000)

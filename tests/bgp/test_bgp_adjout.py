@@ -20,7 +20,7 @@ from samepath.bgp.attributes import (
 from samepath.bgp.decision import Path
 from samepath.bgp.policy import ImportRule, Own
 from samepath.bgp.rib import Rib
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import Family, Nlri, make_nlri, parse_address, parse_prefix
 
 V4, V6 = Family.IPV4, Family.IPV6

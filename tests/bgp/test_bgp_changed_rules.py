@@ -10,7 +10,7 @@ from test_bgp_ownership import A, B, C, held, rib, tell
 
 from samepath.bgp.attributes import PathAttributes
 from samepath.bgp.policy import ImportRule
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import Family, make_nlri
 
 LISTS = [

@@ -35,7 +35,7 @@ from samepath.bgp.attributes import AsPath, PathAttributes
 from samepath.bgp.link import WRITE_OCTETS, Link
 from samepath.bgp.policy import Reason
 from samepath.bgp.transport import Speaker
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import Nlri, make_nlri
 
 RESET = struct.pack("ii", 1, 0)

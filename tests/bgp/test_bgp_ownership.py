@@ -21,7 +21,7 @@ from samepath.bgp.policy import (
     why_refused,
 )
 from samepath.bgp.rib import Rib
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import (
     Family,
     address_text,

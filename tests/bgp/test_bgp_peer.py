@@ -15,7 +15,7 @@ from samepath.bgp.events import Down, EndOfRib, Established, Event, Reason
 from samepath.bgp.fsm import State
 from samepath.bgp.peer import COLLISION_S, Peer
 from samepath.bgp.session import Session
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Family
 
 

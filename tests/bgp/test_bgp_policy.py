@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samepath.bgp.policy import MARTIANS, ImportRule, Meaning, Reason
-from samepath.model.config import Import, Kind
+from samepath.model.neighbor import Import, Kind
 from samepath.model.net import Family, Nlri, make_nlri, prefix_text
 
 KINDS: tuple[Kind, ...] = ("services", "pods", "routes")

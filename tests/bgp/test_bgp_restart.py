@@ -13,7 +13,7 @@ from samepath.bgp import message as m
 from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_LLGR, PathAttributes
 from samepath.bgp.errors import Cease, Code, PeerError, shutdown
 from samepath.bgp.events import Down, Reason
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Family
 
 V4 = Family.IPV4

@@ -21,7 +21,7 @@ from samepath.bgp.attributes import (
 )
 from samepath.bgp.policy import ImportRule, Own, Reason
 from samepath.bgp.rib import Rib
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import Family, Nlri, make_nlri, parse_prefix
 
 V4, V6 = Family.IPV4, Family.IPV6

@@ -33,7 +33,8 @@ from samepath.bgp.admission import TurnedAway
 from samepath.bgp.policy import Reason
 from samepath.bgp.tcp_md5 import Password, Passwords, dropped
 from samepath.bgp.transport import Speaker
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import address_text
 
 SECRET = "s3cret of the tests"

@@ -26,7 +26,7 @@ from samepath.bgp.rib import Rib
 from samepath.bgp.statuses import Statuses
 from samepath.bgp.tcp_md5 import Dropped
 from samepath.bgp.transport import PeerStatus, Speaker
-from samepath.model.config import Import, Neighbor
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, make_nlri, parse_address
 
 V4 = Family.IPV4

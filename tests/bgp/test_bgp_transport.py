@@ -18,7 +18,8 @@ from samepath.bgp.attributes import AsPath, PathAttributes
 from samepath.bgp.capabilities import Capabilities
 from samepath.bgp.fsm import State
 from samepath.bgp.transport import PeerStatus, Speaker
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, Nlri, make_nlri, parse_address, parse_prefix
 
 V4, V6 = Family.IPV4, Family.IPV6

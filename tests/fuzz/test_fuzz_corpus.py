@@ -22,8 +22,8 @@ import samepath.cni.result
 import samepath.cni.spec
 import samepath.cni.wire
 import samepath.kube.following
-import samepath.model.config
 import samepath.model.documents
+import samepath.model.neighbor
 import samepath.model.net
 import samepath.model.selector
 import samepath.netlink.decode
@@ -104,7 +104,7 @@ FAULTS: list[tuple[str, Any, str, Any]] = [
     ("cni-result", samepath.cni.result, "address_text", always("10.9.9.9")),
     ("manifests", samepath.model.documents.Document, "line_of", always(-1)),
     ("watch", samepath.kube.following.Following, "_pause", always(0.0)),
-    ("config", samepath.model.config, "_session_times", nothing),
+    ("config", samepath.model.neighbor, "session_times", nothing),
     ("selector", samepath.model.selector, "parse", always(always(True))),
     ("question", texts, "flow_of", always(None)),
     ("ipam-journal", samepath.cni.journal.Journal, "adopt", samepath.cni.journal.Journal._open),

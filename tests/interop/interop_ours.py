@@ -16,7 +16,8 @@ from samepath.bgp.adjout import Advertisement, Routes
 from samepath.bgp.attributes import PathAttributes
 from samepath.bgp.transport import PeerStatus, Speaker
 from samepath.lab.netns import Namespace, veth
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, address_text, parse_prefix, prefix_text
 from samepath.netlink.socket import in_namespace
 

@@ -30,7 +30,8 @@ from interop_peers import (
 from samepath.bgp.adjout import Advertisement, Offered, Routes
 from samepath.bgp.attributes import PathAttributes
 from samepath.lab.netns import Namespace
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, address_text, parse_address, parse_prefix
 
 pytestmark = [pytest.mark.interop, pytest.mark.netns]

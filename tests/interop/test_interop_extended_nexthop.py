@@ -21,7 +21,8 @@ from interop_peers import (
 )
 
 from samepath.lab.netns import Namespace
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 
 pytestmark = [pytest.mark.interop, pytest.mark.netns]
 

@@ -14,7 +14,6 @@ from samepath.kube.kinds import claim_block, claim_name
 from samepath.kube.objects import object_key, parse_object
 from samepath.kube.reading import duration_s, duration_text
 from samepath.model.cluster import make_cluster
-from samepath.model.config import BfdProfile
 from samepath.model.documents import Document, DocumentError, parse
 from samepath.model.kinds import (
     BFDProfile,
@@ -32,6 +31,7 @@ from samepath.model.kinds import (
     Selector,
     ServiceAllocation,
 )
+from samepath.model.neighbor import BfdProfile
 from samepath.model.net import Family, make_nlri, parse_address, parse_prefix, prefix_text
 
 

@@ -30,7 +30,6 @@ from samepath.model.cluster import (
     ServicePort,
     SlicePort,
 )
-from samepath.model.config import BfdProfile
 from samepath.model.kinds import (
     BFDProfile,
     BGPAdvertisement,
@@ -43,6 +42,7 @@ from samepath.model.kinds import (
     Secret,
     Selector,
 )
+from samepath.model.neighbor import BfdProfile
 from samepath.model.net import Family, parse_prefix
 from tests.kube.scripted_api import eventually, serve, write_kubeconfig
 

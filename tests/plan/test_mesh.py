@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samepath.model.cluster import Cluster, Node, make_cluster
-from samepath.model.config import AgentConfig, Mesh, Neighbor
+from samepath.model.config import AgentConfig
+from samepath.model.neighbor import Mesh, Neighbor
 from samepath.model.net import parse_address
 from samepath.plan.mesh import Plan, Trouble, Why, first_addresses, plan
 

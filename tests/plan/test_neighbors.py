@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samepath.model.cluster import Cluster, IPPool, Node, Object, make_cluster
-from samepath.model.config import GatewayConfig, Import, Neighbor, Nodes
+from samepath.model.config import GatewayConfig
 from samepath.model.kinds import (
     BGPAdvertisement,
     BlockClaim,
@@ -19,6 +19,7 @@ from samepath.model.kinds import (
     Requirement,
     Selector,
 )
+from samepath.model.neighbor import Import, Neighbor, Nodes
 from samepath.model.net import Family, address_text, parse_address, parse_prefix
 from samepath.plan.neighbors import Plan, Why, configured, keep, pending, plan
 

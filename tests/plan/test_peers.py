@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samepath.model.cluster import Cluster, Node, make_cluster
-from samepath.model.config import AgentConfig, BfdProfile, Import, Neighbor
+from samepath.model.config import AgentConfig
 from samepath.model.kinds import (
     BFDProfile,
     BGPPeer,
@@ -18,6 +18,7 @@ from samepath.model.kinds import (
     Secret,
     Selector,
 )
+from samepath.model.neighbor import BfdProfile, Import, Neighbor
 from samepath.model.net import parse_address, parse_prefix
 from samepath.plan import mesh
 from samepath.plan.peers import Plan, WhyNot, identify, made_router_id, plan

@@ -6,7 +6,8 @@ from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, PathAttributes
 from samepath.bgp.decision import Path
 from samepath.bgp.rib import PathSet
 from samepath.model.cluster import Node, make_cluster
-from samepath.model.config import AgentConfig, Kind
+from samepath.model.config import AgentConfig
+from samepath.model.neighbor import Kind
 from samepath.model.net import Family, host_nlri, parse_address, parse_prefix, prefix_text
 from samepath.plan.advertising import Terms
 from samepath.plan.agent import Learned, advertisements, learned, own_blocks

@@ -21,7 +21,7 @@ from samepath.bgp.attributes import (
 from samepath.bgp.decision import Path
 from samepath.bgp.rib import PathSet
 from samepath.hashing.table import Member
-from samepath.model.config import Import, Neighbor
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Address, Family, Nlri, parse_address, parse_prefix
 from samepath.plan.gateway import Hop, service_onward, wanted
 from samepath.plan.onward import DEFAULT_NLRI, Offers, Snapshot

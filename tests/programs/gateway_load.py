@@ -18,7 +18,8 @@ import msgspec
 
 from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, Origin, PathAttributes
 from samepath.bgp.policy import ImportRule
-from samepath.model.config import GatewayConfig, Import, Neighbor
+from samepath.model.config import GatewayConfig
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Address, Family, Nlri, make_nlri
 from samepath.programs.config import Watch
 from samepath.programs.gateway import Gateway

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway_stage import Stage
 
-from samepath.model.config import Import, Nodes
+from samepath.model.neighbor import Import, Nodes
 
 POOL = {
     "apiVersion": "samepath.dev/v1",

@@ -15,7 +15,8 @@ from typing import Any
 from samepath.bgp.adjout import Advertisement
 from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, PathAttributes
 from samepath.bgp.transport import Speaker
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, address_text, parse_prefix, prefix_text
 
 

@@ -19,7 +19,8 @@ import msgspec
 
 from samepath.hashing.table import Member, Table, build, from_owners
 from samepath.lab.netns import Namespace, veth
-from samepath.model.config import Bgp, GatewayConfig, Import, Neighbor
+from samepath.model.config import Bgp, GatewayConfig
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import Family, parse_address, parse_prefix
 from samepath.netlink.kernel import RealKernel
 from samepath.programs.control import NotRunningError, ask

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from gateway_stage import SERVICE, SERVICE6, B, Stage, eventually, flaps, log_of, table, two_nodes
 
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import Family, address_text, parse_prefix
 from samepath.model.ours import PROTOCOL
 from samepath.netlink.kernel import RealKernel

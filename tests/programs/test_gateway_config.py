@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from gateway_stage import Stage, eventually, flaps, log_of, table, two_nodes
 
-from samepath.model.config import Import, Neighbor
+from samepath.model.neighbor import Import, Neighbor
 
 pytestmark = pytest.mark.netns
 

@@ -9,7 +9,8 @@ import pytest
 from gateway_stage import SERVICE, SERVICE6, Peer, Stage, eventually
 
 from samepath.hashing.table import Member, build
-from samepath.model.config import Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import parse_address
 
 pytestmark = pytest.mark.netns

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from samepath.lab.netns import Namespace
-from samepath.model.config import GatewayConfig, KernelRoutes, Neighbor
+from samepath.model.config import GatewayConfig, KernelRoutes
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Family, PrefixSet, parse_address, parse_prefix
 from samepath.model.ours import TABLE
 from samepath.netlink.objects import NextHop

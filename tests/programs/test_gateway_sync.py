@@ -6,7 +6,8 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
-from samepath.model.config import GatewayConfig, Import, Neighbor
+from samepath.model.config import GatewayConfig
+from samepath.model.neighbor import Import, Neighbor
 from samepath.model.net import parse_address
 from samepath.plan.sync import Why
 from samepath.programs.gateway_sync import Deferral

@@ -31,7 +31,8 @@ from samepath.bgp.sockets import (
     turn_away,
 )
 from samepath.bgp.tcp_md5 import Passwords
-from samepath.model.config import Bgp, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Address, address_text
 
 log = logging.getLogger("samepath.bgp")

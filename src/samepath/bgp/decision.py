@@ -25,7 +25,7 @@ from operator import attrgetter
 
 from samepath.bgp.attributes import LLGR_STALE, PathAttributes
 from samepath.bgp.policy import PeerKey
-from samepath.model.config import Kind
+from samepath.model.neighbor import Kind
 
 DEFAULT_LOCAL_PREF = 100
 

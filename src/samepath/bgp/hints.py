@@ -16,7 +16,7 @@ from dataclasses import replace
 from samepath.bgp.sockets import distance
 from samepath.bgp.status import PeerStatus
 from samepath.bgp.tcp_md5 import Dropped
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import address_text
 
 _UNREACHED = ("no answer", "timed out", "No route to host")

@@ -16,7 +16,7 @@ from samepath.bgp import message
 from samepath.bgp.capabilities import AddPath, Capabilities, GracefulRestart, LongLived
 from samepath.bgp.errors import Code, OpenError, PeerError
 from samepath.bgp.events import Negotiated
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Family
 
 

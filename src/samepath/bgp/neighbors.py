@@ -9,7 +9,8 @@ from __future__ import annotations
 from samepath.bgp.peer import Local
 from samepath.bgp.policy import ImportRule, Own
 from samepath.bgp.tcp_md5 import Password, Passwords
-from samepath.model.config import Bgp, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import (
     Address,
     Family,

@@ -42,7 +42,7 @@ from samepath.bgp.session import Session, keeps_own
 from samepath.bgp.stale import Stale
 from samepath.bgp.status import FamilyStatus, PeerStatus
 from samepath.bgp.tally import MessageCounts
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Address, Family, family_of, parse_address
 
 __all__ = ["FamilyStatus", "Local", "Peer", "PeerStatus"]

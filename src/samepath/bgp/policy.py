@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from samepath.bgp.attributes import BLACKHOLE, PathAttributes
-from samepath.model.config import Import, Kind
+from samepath.model.neighbor import Import, Kind
 from samepath.model.net import (
     Address,
     Family,

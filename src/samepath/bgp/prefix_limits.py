@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from samepath.bgp.errors import Cease, Code, PeerError
 from samepath.bgp.policy import PeerKey, Reason
 from samepath.bgp.rib import Counts
-from samepath.model.config import Import
+from samepath.model.neighbor import Import
 from samepath.model.net import Family
 
 FORGET_PERCENT = 90

@@ -43,7 +43,7 @@ from samepath.bgp.policy import (
     items,
     why_refused,
 )
-from samepath.model.config import Kind
+from samepath.model.neighbor import Kind
 from samepath.model.net import Family, Nlri
 
 __all__ = ["Counts", "Path", "PathSet", "PeerKey", "Refusal", "Rib", "Tally"]

@@ -18,7 +18,7 @@ import struct
 from dataclasses import dataclass
 
 from samepath.bgp.tcp_md5 import Password, set_key
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Address, Family, address_text, family_of, parse_address
 
 _IP_FREEBIND = 15

@@ -25,7 +25,7 @@ from __future__ import annotations
 from samepath.bgp.events import Down, Negotiated, Reason
 from samepath.bgp.policy import PeerKey
 from samepath.bgp.rib import Rib
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Family
 
 _AFTER_NOTIFICATION = (

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Address, Family, family_of
 
 _TCP_MD5SIG_EXT = 32

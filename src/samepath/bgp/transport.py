@@ -48,7 +48,8 @@ from samepath.bgp.sockets import make_room
 from samepath.bgp.statuses import Statuses
 from samepath.bgp.tcp_md5 import Dropped, Passwords, dropped
 from samepath.bgp.turns import SLICE_S, Turns
-from samepath.model.config import Bgp, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import (
     Address,
     Family,

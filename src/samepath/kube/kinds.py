@@ -22,7 +22,7 @@ import re
 from samepath.kube import specs, values
 from samepath.kube.reading import Context, Reader, duration_s, each, one, prefix, unicast_prefix
 from samepath.model import cluster, kinds
-from samepath.model.config import BfdProfile
+from samepath.model.neighbor import BfdProfile
 from samepath.model.net import Family, Nlri, prefix_text
 from samepath.model.selector import SelectorError, parse
 

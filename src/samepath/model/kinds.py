@@ -15,7 +15,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from samepath.model.config import BfdProfile
+from samepath.model.neighbor import BfdProfile
 from samepath.model.net import Address, Family, Nlri
 
 

@@ -20,7 +20,7 @@ from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, Origin, PathAttributes
 from samepath.bgp.communities import SCOPE
 from samepath.bgp.rib import Path
 from samepath.hashing.table import Member
-from samepath.model.config import Kind
+from samepath.model.neighbor import Kind
 from samepath.model.net import Address
 
 

@@ -22,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from samepath.model.cluster import Cluster, Node
-from samepath.model.config import AgentConfig, Import, Mesh, Neighbor
+from samepath.model.config import AgentConfig
+from samepath.model.neighbor import Import, Mesh, Neighbor
 from samepath.model.net import Address, Family, address_text, family_of, parse_address
 
 Addresses = Mapping[Family, Address]

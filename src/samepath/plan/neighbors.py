@@ -26,8 +26,9 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from samepath.model.cluster import Cluster, Node
-from samepath.model.config import GatewayConfig, Import, Neighbor, Nodes, Terms
+from samepath.model.config import GatewayConfig
 from samepath.model.kinds import GatewayTier, IPAddressPool, Range, any_selects
+from samepath.model.neighbor import Import, Neighbor, Nodes, Terms
 from samepath.model.net import (
     Address,
     Family,

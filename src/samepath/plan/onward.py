@@ -19,7 +19,7 @@ from samepath.bgp.adjout import Advertisement, Offered, Routes, reflect
 from samepath.bgp.attributes import Origin, PathAttributes
 from samepath.bgp.communities import LIFE, SCOPE
 from samepath.bgp.rib import Path, PathSet
-from samepath.model.config import Neighbor
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Address, Family, Nlri, nlri_address, parse_address, parse_prefix
 from samepath.plan.gateway import service_onward
 

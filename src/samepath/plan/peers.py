@@ -30,8 +30,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from samepath.model.cluster import Cluster
-from samepath.model.config import AgentConfig, BfdProfile, Import, Kubernetes, Neighbor
+from samepath.model.config import AgentConfig, Kubernetes
 from samepath.model.kinds import BGPPeer, any_selects
+from samepath.model.neighbor import BfdProfile, Import, Neighbor
 from samepath.model.net import Address, address_text, family_of, parse_address
 from samepath.plan.proxy import cluster_prefixes
 

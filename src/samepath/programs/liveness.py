@@ -21,7 +21,7 @@ from samepath.bfd.session import Terms
 from samepath.bfd.wire import View, Want
 from samepath.bgp.status import PeerStatus
 from samepath.bgp.transport import Speaker
-from samepath.model.config import BfdProfile, Neighbor
+from samepath.model.neighbor import BfdProfile, Neighbor
 from samepath.model.net import Address, address_text, parse_address
 
 

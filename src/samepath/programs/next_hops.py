@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import msgspec
 
-from samepath.model.config import Bgp, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import (
     Address,
     Family,

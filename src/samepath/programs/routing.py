@@ -28,7 +28,8 @@ from samepath.apply.slots import Slots
 from samepath.bgp.adjout import Advertisement
 from samepath.bgp.transport import Speaker
 from samepath.model.cluster import Cluster
-from samepath.model.config import AgentConfig, Neighbor
+from samepath.model.config import AgentConfig
+from samepath.model.neighbor import Neighbor
 from samepath.model.net import Address, Family
 from samepath.netlink.connected import Connected
 from samepath.netlink.kernel import Kernel

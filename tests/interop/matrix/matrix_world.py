@@ -39,7 +39,8 @@ from samepath.bgp.adjout import Advertisement, Offered, reflect
 from samepath.bgp.attributes import GRACEFUL_SHUTDOWN, PathAttributes, link_bandwidth_community
 from samepath.bgp.rib import Path as RibPath
 from samepath.lab.netns import Namespace
-from samepath.model.config import BfdProfile, Bgp, Import, Neighbor
+from samepath.model.config import Bgp
+from samepath.model.neighbor import BfdProfile, Import, Neighbor
 from samepath.model.net import Family, parse_address, parse_prefix
 from samepath.programs.liveness import Liveness
 
