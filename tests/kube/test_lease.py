@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samepath.kube.lease import Ask, Election, Record, Terms, decode, encode
+from samepath.kube.lease import Ask, Election, Record, Terms, decode, encode, released
 
 TERMS = Terms()
 
@@ -272,14 +272,16 @@ def test_no_lease_is_waited_for_as_long_as_one() -> None:
     assert election.proposal("t").version == ""
 
 
-def test_resigning_says_so() -> None:
+def test_who_resigns_neither_leads_nor_asks() -> None:
     election = leading()
-    record = election.resign()
-    assert record is not None
-    assert (record.holder, record.duration_s, record.version) == ("", 1.0, "2")
+    election.resign()
     assert not election.is_leader(1.0)
     assert election.handle_timer(1e9) is None
-    assert Election("b", TERMS, lambda: 0.5).resign() is None
+
+
+def test_what_is_released_is_nobodys_for_a_second() -> None:
+    record = released(Record("a", 15.0, 3, "x", "2"))
+    assert (record.holder, record.duration_s, record.version) == ("", 1.0, "2")
 
 
 def test_the_lease_as_client_go_writes_it() -> None:

@@ -173,14 +173,14 @@ class Election:
         """A conflict, no answer, or another error: what the server has is not what we think."""
         self._known = False
 
-    def resign(self) -> Record | None:
-        """We are no leader from now on. What to write so that others need not wait; None: we were
-        not the leader, as far as we know."""
+    def resign(self) -> None:
+        """We are no leader from now on."""
         self._leads_until, self._next = -math.inf, math.inf
-        record = self.record
-        if record is None or not self._known or record.holder != self.identity:
-            return None
-        return replace(record, holder="", duration_s=1.0)
+
+
+def released(record: Record) -> Record:
+    """Nobody's, so that others need not wait."""
+    return replace(record, holder="", duration_s=1.0)
 
 
 def new_identity() -> str:
@@ -256,12 +256,14 @@ class LeaderElection:
 
     async def release(self) -> None:
         """Lead no more, and say so to the others, so that they need not wait."""
-        record = self.election.resign()
+        self.election.resign()
         self._tell()
-        if record is not None:
-            with contextlib.suppress(TimeoutError, ApiError):
-                async with asyncio.timeout(self.election.terms.retry_s):
-                    await self._write(record)
+        with contextlib.suppress(TimeoutError, ApiError):
+            async with asyncio.timeout(self.election.terms.retry_s):
+                # Anew: a renewal that was under way may have made another version.
+                record = await self._read()
+                if record is not None and record.holder == self.identity:
+                    await self._write(released(record))
 
     def _tell(self) -> None:
         leads = self.is_leader()
