@@ -4,8 +4,8 @@ Used by the benchmarks to stop the clock. Asking must not slow the router down: 
 counts the kernel's prefixes and looks a few of them up; only when these are as they should be is
 the whole table read and compared (`missing`). Next hops are understood in each way that routers
 write them: in the route itself, as a group, as a resilient group with many replicas of one gateway.
-Of such replicas, known by their numbers, one is asked: a dump of all of them, eighty thousand with
-a thousand peers, would keep the kernel and a processor from the router for a second.
+Of such replicas, known by their numbers, one is asked: to dump all of them, more than 60,000 with a
+thousand peers, would keep the kernel and a processor from the router.
 
 rtnetlink(7); RTM_F_FIB_MATCH asks for the route itself, not for the way of one packet.
 """
