@@ -120,11 +120,11 @@ def test_restart_without_the_source_goes_on_with_what_was_known(
     stage.stop(signal.SIGTERM)
     away = folder.path.rename(folder.path.with_name("away"))
     stage.start()
+    assert not stage.status()["in_sync"], "the source has a moment first"
     eventually(lambda: list(peers(stage).values()).count("Established") == 2)
     found = cluster(stage)
     assert (found["remembered"], found["in_sync"]) == (True, False)
     assert found["trouble"]
-    assert not stage.status()["in_sync"], "the source has a moment first"
     eventually(stage.settled, 30)
     assert stage.status()["sync"] == "every neighbour of the adopted next hops has sent End-of-RIB"
     assert stage.owners() == table(1, 2)
