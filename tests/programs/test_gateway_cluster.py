@@ -120,7 +120,8 @@ def test_restart_without_the_source_goes_on_with_what_was_known(
     stage.stop(signal.SIGTERM)
     away = folder.path.rename(folder.path.with_name("away"))
     stage.start()
-    assert not stage.status()["in_sync"], "the source has a moment first"
+    first = eventually(stage.status)
+    assert not first["in_sync"], "the source has a moment first"
     eventually(lambda: list(peers(stage).values()).count("Established") == 2)
     found = cluster(stage)
     assert (found["remembered"], found["in_sync"]) == (True, False)
