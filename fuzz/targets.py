@@ -87,7 +87,9 @@ TARGETS: dict[str, Target] = {
         seeds.watches,
         words.watch_words,
     ),
-    "config": Target(texts.config, ("model/config.py",), seeds.configs, words.config_words),
+    "config": Target(
+        texts.config, ("model/config.py", "model/neighbor.py"), seeds.configs, words.config_words
+    ),
     "selector": Target(
         texts.selector, ("model/selector.py",), seeds.selectors, words.selector_words, octets=512
     ),
