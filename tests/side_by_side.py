@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = ("tests/runtime/", "tests/interop/matrix/", "tests/bpf/")
+TOGETHER = ("tests/runtime/", "tests/bpf/")
 APART = (
     "tests/plan/test_allocation_properties",
     "tests/bgp/test_bgp_fuzz",

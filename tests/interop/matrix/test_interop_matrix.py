@@ -39,6 +39,7 @@ def runs(
 
 @pytest.mark.interop
 @pytest.mark.netns
+@pytest.mark.alone  # many sessions in one process: held up, one cell after the other would fail
 @pytest.mark.parametrize(("peer", "key"), TESTED, ids=[f"{p}-{k}" for p, k in TESTED])
 def test_cell(runs: Runs, peer: str, key: str) -> None:
     if not PEERS[peer].is_installed():
