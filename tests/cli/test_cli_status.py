@@ -261,9 +261,9 @@ def test_the_mesh_and_the_pods_of_a_node(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert any(line.startswith("2001:db8:9:1::1234:5678 64512 Active") for line in lines), (
         result.output
     )
-    answer["mesh"] = {"trouble": "our own Node is not in the manifests", "nodes": []}
+    answer["mesh"] = {"trouble": "our own Node is not known", "nodes": []}
     text = run(monkeypatch, tmp_path, {"agent": answer}, "status").output
-    assert "no mesh: our own Node is not in the manifests" in text
+    assert "no mesh: our own Node is not known" in text
 
 
 def test_json_has_one_shape(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:

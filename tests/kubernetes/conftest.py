@@ -150,6 +150,20 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
 
 
 @pytest.fixture
+def stage(tmp_path: Path, api_server: ApiServer) -> Iterator[Any]:
+    """A node in a namespace of its own, whose objects are ours (`agent_site.KubeStage`)."""
+    from agent_site import KubeStage
+
+    made = KubeStage(tmp_path, api_server)
+    try:
+        made.up()
+        yield made
+    finally:
+        print(made.log()[-6000:])
+        made.down()
+
+
+@pytest.fixture
 def kubeconfig(cluster: Cluster) -> Path:
     return cluster.kubeconfig
 

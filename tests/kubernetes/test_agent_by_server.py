@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +25,6 @@ from agent_stage import (
     until,
 )
 
-from samepath.lab.api_server import ApiServer
 from samepath.model.cluster import NodeDrain
 from samepath.programs import control
 
@@ -35,17 +32,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
 
 WEB = (node(), service(), *slices())
 TOLD = (bgp_peer(), pool(), ours("BGPAdvertisement", "all"))
-
-
-@pytest.fixture
-def stage(tmp_path: Path, api_server: ApiServer) -> Iterator[KubeStage]:
-    made = KubeStage(tmp_path, api_server)
-    try:
-        made.up()
-        yield made
-    finally:
-        print(made.log()[-6000:])
-        made.down()
 
 
 @pytest.fixture

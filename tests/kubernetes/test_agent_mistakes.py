@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from agent_site import KubeStage
@@ -22,23 +20,11 @@ from agent_stage import (
 )
 
 from samepath.kube.crds import KINDS, definition
-from samepath.lab.api_server import ApiServer
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
 
 BLOCK = "10.244.1.0/24"
 TOLD = (bgp_peer(), pool(), ours("BGPAdvertisement", "all"))
-
-
-@pytest.fixture
-def stage(tmp_path: Path, api_server: ApiServer) -> Iterator[KubeStage]:
-    made = KubeStage(tmp_path, api_server)
-    try:
-        made.up()
-        yield made
-    finally:
-        print(made.log()[-6000:])
-        made.down()
 
 
 @pytest.fixture

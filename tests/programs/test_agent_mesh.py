@@ -280,4 +280,4 @@ def test_what_keeps_a_node_out_is_said(site: Site) -> None:
     site.kill(1)
     site.start(1)
     until(lambda: site.status(1)["mesh"]["trouble"])
-    assert site.status(1)["mesh"]["trouble"] == "our own Node is not in the manifests"
+    assert site.status(1)["mesh"]["trouble"] == "our own Node is not known"

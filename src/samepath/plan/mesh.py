@@ -44,7 +44,7 @@ class Trouble(enum.Enum):
     """Why we have no mesh at all."""
 
     NONE = ""
-    NO_NODE = "our own Node is not in the manifests"
+    NO_NODE = "our own Node is not known"
     NO_ADDRESS = "our own Node has no InternalIP"
 
 

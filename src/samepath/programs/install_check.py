@@ -63,7 +63,12 @@ async def _checks(
         rights = await _rights(api, namespace, RIGHTS[role])
     except Unreachable as error:
         return [
-            Check("API server", Outcome.MISSING, str(error), "which address is it? see --config")
+            Check(
+                "API server",
+                Outcome.MISSING,
+                str(error),
+                "is the kubeconfig right, and is the server reached from this host?",
+            )
         ]
     except ApiError as error:
         return [Check("API server", Outcome.MISSING, str(error), "are the credentials right?")]
